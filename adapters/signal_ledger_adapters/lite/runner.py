@@ -1,0 +1,193 @@
+"""Runs jobs: fetches them when there is something to fetch, executes them with Oban's executor, acknowledges them."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from oban import Job
+
+from signal_ledger.embedded.job_row import JobRow
+from signal_ledger.embedded.operations import Acknowledge, Fetched, FetchJobs
+from signal_ledger.engines import Engine
+from signal_ledger.execution import Execution, Sleep
+from signal_ledger.names import JobId
+from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
+from signal_ledger_adapters.lite.conversion import to_acknowledgement, to_job
+from signal_ledger_adapters.lite.queue import Queue
+from signal_ledger_adapters.oban_api import (
+    AckAction,
+    Executor,
+    acknowledgement_of,
+    attach_execution,
+    execution_of,
+    make_cancellable,
+    request_cancel,
+)
+
+logger = logging.getLogger(__name__)
+
+_RETRY_DELAY_S = 0.2
+
+
+class Runner:
+    """The queues at work.
+
+    Args:
+        engine: What jobs send signals with.
+        store: Where jobs come from.
+        queues: What to run.
+        node: The engine's id in the store.
+        attempted_by: What Oban's column of that name says of the engine.
+        clock: Returns the present time as an aware UTC datetime.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        store: EmbeddedStore,
+        queues: Mapping[str, Queue],
+        node: int,
+        attempted_by: tuple[str, ...],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._queues = queues
+        self._node = node
+        self._attempted_by = attempted_by
+        self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._kicked = asyncio.Event()
+        self._next_due_at: datetime | None = None
+        self._is_stopping = False
+
+    def kick(self) -> None:
+        """There may be a job to fetch."""
+        self._kicked.set()
+
+    def due_at(self, next_due_at: datetime | None) -> None:
+        """The next scheduled job is due then."""
+        if next_due_at != self._next_due_at:
+            self._next_due_at = next_due_at
+            self._kicked.set()
+
+    @property
+    def free_queues(self) -> tuple[str, ...]:
+        """The queues that could start a job."""
+        return tuple(queue.name for queue in self._queues.values() if queue.slots > 0)
+
+    @property
+    def executing(self) -> tuple[JobId, ...]:
+        """The jobs that execute here."""
+        return tuple(job_id for queue in self._queues.values() for job_id, _ in queue.running)
+
+    def cancel(self, job_id: JobId) -> None:
+        """Tell a job that executes here, in the way of ``job.cancelled()``, that it was cancelled."""
+        for queue in self._queues.values():
+            for (running_id, _), job in queue.running.items():
+                if running_id == job_id:
+                    request_cancel(job)
+            queue.room.give_hint(job_id)
+
+    async def run(self) -> None:
+        """Fetch and start jobs until `stop`."""
+        self._kicked.set()
+        while not self._is_stopping:
+            await self._next_kick()
+            self._kicked.clear()
+            slots = {queue.name: queue.slots for queue in self._queues.values() if queue.slots > 0}
+            if not slots or self._is_stopping:
+                self._next_due_at = None
+                continue
+            try:
+                fetched = await self._store.transact(
+                    FetchJobs(slots=slots, node=self._node, attempted_by=self._attempted_by)
+                )
+            except Exception:
+                logger.exception("jobs could not be fetched; trying again")
+                await asyncio.sleep(_RETRY_DELAY_S)
+                self._kicked.set()
+            else:
+                self._start_all(fetched)
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Start no more jobs, let live waits snooze, wait for the rest, then cancel what is left.
+
+        Args:
+            grace_s: How long to wait, in seconds; None waits as long as it takes.
+        """
+        self._is_stopping = True
+        self._kicked.set()
+        for queue in self._queues.values():
+            queue.room.close()
+        if not self._tasks:
+            return
+        _, pending = await asyncio.wait(self._tasks, timeout=grace_s)
+        for task in pending:
+            task.cancel()
+        if pending:
+            # Their jobs stay `executing` and are rescued by the next engine on the file.
+            logger.warning("%d jobs did not end within %s s and were cancelled", len(pending), grace_s)
+            await asyncio.wait(pending, timeout=1.0)
+
+    async def _next_kick(self) -> None:
+        if self._next_due_at is None:
+            await self._kicked.wait()
+            return
+        left_s = (self._next_due_at - self._clock()).total_seconds()
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                await self._kicked.wait()
+        except TimeoutError:
+            return
+
+    def _start_all(self, fetched: Fetched) -> None:
+        self._next_due_at = fetched.next_due_at
+        for row in fetched.jobs:
+            queue = self._queues[row.queue]
+            job = to_job(row)
+            task = asyncio.create_task(self._execute(queue, row, job), name=f"signal-ledger-job-{row.id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            queue.running[row.id, row.execution] = job
+
+    async def _execute(self, queue: Queue, row: JobRow, job: Job) -> None:
+        make_cancellable(job)
+        attach_execution(
+            job,
+            lambda ends_by: Execution(
+                job_id=row.id, token=row.execution, engine=self._engine, room=queue.room, ends_by=ends_by
+            ),
+        )
+        try:
+            executor = await Executor(job=job, safe=True).execute()
+        finally:
+            # The slot is free at once: the acknowledgement is in the writer's queue before the next fetch is.
+            del queue.running[row.id, row.execution]
+            self._kicked.set()
+        await self._acknowledge(row, acknowledgement_of(executor), execution_of(job))
+
+    async def _acknowledge(self, row: JobRow, action: AckAction, execution: Execution | None) -> None:
+        ending = None if execution is None else execution.ending
+        acknowledge = Acknowledge(
+            ack=to_acknowledgement(action, row.id, row.execution),
+            wait=ending.wait if isinstance(ending, Sleep) else None,
+        )
+        while True:
+            try:
+                after = await self._store.transact(acknowledge)
+            except StoreUnavailableError as error:
+                logger.warning("job %d could not be acknowledged yet: %s", row.id, error)
+                await asyncio.sleep(_RETRY_DELAY_S)
+            except Exception:
+                if acknowledge.without_log:
+                    raise
+                logger.exception("job %d: the ledger failed; the job is acknowledged without it", row.id)
+                acknowledge = replace(acknowledge, without_log=True)
+            else:
+                if after is not None and not after.is_terminal:
+                    self.kick()
+                return

@@ -1,0 +1,183 @@
+"""Everything of Oban that this library touches beyond its public names, in one place (oban 0.7.0).
+
+`tests/test_oban_api.py` fails, and names what moved, when a new Oban breaks one of the assumptions made here.
+"""
+
+import asyncio
+import functools
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from oban import Cancel, Job, Snooze
+from oban._executor import AckAction, Executor
+from oban._extensions import get_ext, put_ext
+from oban._scheduler import scheduled_entries
+from oban.oban import _instances
+from oban.worker import _registry, resolve_worker
+
+from signal_ledger.embedded.job_row import INDEFINITELY
+from signal_ledger.execution import Cancelled, Execution, Sleep, Superseded, TryLater
+from signal_ledger.jobs import CANCELLED_WHILE_WAITING
+
+__all__ = [
+    "AckAction",
+    "Executor",
+    "acknowledgement_of",
+    "attach_execution",
+    "cron_workers",
+    "execution_of",
+    "install",
+    "instances",
+    "make_cancellable",
+    "request_cancel",
+]
+
+logger = logging.getLogger(__name__)
+
+instances: dict[str, Any] = _instances
+"""Where ``Worker.enqueue()`` looks for its engine, by name."""
+
+_EXTRA = "signal_ledger"
+_WRAPPED = "_signal_ledger_wrapped"
+
+# A worker's own timeout would fail the job; it is snoozed this much earlier, so that the snooze has time to happen.
+_MARGIN_SHARE = 0.1
+_MARGIN_MAX_S = 1.0
+
+
+@dataclass(slots=True)
+class _Binding:
+    """What a job carries from its engine to its worker's `process` and back.
+
+    Args:
+        begin: Makes the execution, given the event loop's time by which it must end.
+        execution: Once it has begun.
+    """
+
+    begin: Callable[[float | None], Execution]
+    execution: Execution | None = None
+
+
+def install() -> None:
+    """Hook into Oban, once for the process: every worker's `process` can wait from now on."""
+    if getattr(get_ext("worker.after_register", _no_register), _WRAPPED, False):
+        return
+    put_ext("worker.after_register", _chain_register(get_ext("worker.after_register", _no_register)))
+    put_ext("executor.wrap_result", _chain_result(get_ext("executor.wrap_result", _same_result)))
+    for worker_class in list(_registry.values()):
+        _wrap(worker_class)
+
+
+def attach_execution(job: Job, begin: Callable[[float | None], Execution]) -> None:
+    """Let the job's `process` wait. ``begin`` is called when it starts."""
+    job.extra[_EXTRA] = _Binding(begin)
+    # A class without a decorator never passes the registration hook.
+    try:
+        _wrap(resolve_worker(job.worker))
+    except Exception:  # noqa: BLE001 - the executor meets it again, and makes it the job's error
+        logger.debug("job %s: its worker cannot be resolved", job.id)
+
+
+def execution_of(job: Job) -> Execution | None:
+    """Return the execution that `attach_execution` led to; None if `process` was never entered."""
+    binding = job.extra.get(_EXTRA)
+    return binding.execution if isinstance(binding, _Binding) else None
+
+
+def acknowledgement_of(executor: Executor) -> AckAction:
+    """Return how an executor's job ended."""
+    action: AckAction | None = executor.action
+    if action is None:
+        raise RuntimeError("expected oban's executor to have an action after execute(); this Oban is not supported")
+    return action
+
+
+def make_cancellable(job: Job) -> None:
+    """Give a job what ``job.cancelled()`` looks at."""
+    job._cancellation = asyncio.Event()
+
+
+def request_cancel(job: Job) -> None:
+    """Let ``job.cancelled()`` be true."""
+    if job._cancellation is not None:
+        job._cancellation.set()
+
+
+def cron_workers() -> list[str]:
+    """Return the names of the workers that are registered with a cron expression."""
+    return sorted({entry.worker_cls.__qualname__ for entry in scheduled_entries()})
+
+
+def _no_register(_worker_class: type) -> None:
+    """Oban's default for ``worker.after_register``."""
+
+
+def _same_result(_job: Job, result: object) -> object:
+    """Oban's default for ``executor.wrap_result``."""
+    return result
+
+
+def _chain_register(previous: Callable[[type], object]) -> Callable[[type], None]:
+    def after_register(worker_class: type) -> None:
+        previous(worker_class)
+        _wrap(worker_class)
+
+    setattr(after_register, _WRAPPED, True)
+    return after_register
+
+
+def _chain_result(previous: Callable[[Job, object], object]) -> Callable[[Job, object], object]:
+    def wrap_result(job: Job, result: object) -> object:
+        """The ending stands, whatever became of it on its way out of `process` (promise W11)."""
+        execution = execution_of(job)
+        return _conclude(execution, previous(job, result))
+
+    return wrap_result
+
+
+def _wrap(worker_class: type) -> None:
+    process = getattr(worker_class, "process", None)
+    if process is None or getattr(process, _WRAPPED, False):
+        return
+
+    @functools.wraps(process)
+    async def wrapped(self: Any, job: Job) -> object:  # noqa: ANN401 - any worker
+        binding = job.extra.get(_EXTRA)
+        if not isinstance(binding, _Binding) or binding.execution is not None:
+            # Not ours, or a call of a parent's wrapped process from within.
+            return await process(self, job)
+        binding.execution = execution = binding.begin(_ends_by(self, job))
+        result = await execution.run(lambda: process(self, job))
+        if isinstance(execution.ending, Superseded):
+            # What `Executor` does not catch leaves no acknowledgement and no trace: the newer execution owns the job.
+            raise asyncio.CancelledError
+        return _conclude(execution, result)
+
+    setattr(wrapped, _WRAPPED, True)
+    setattr(worker_class, "process", wrapped)  # noqa: B010 - a class that checkers know nothing of
+
+
+def _ends_by(instance: object, job: Job) -> float | None:
+    """When the worker's own ``timeout()`` would end it, less a margin, in the event loop's time."""
+    timeout: Callable[[Job], float | None] | None = getattr(instance, "timeout", None)
+    seconds = None if timeout is None else timeout(job)
+    if seconds is None:
+        return None
+    return asyncio.get_running_loop().time() + seconds - min(_MARGIN_MAX_S, _MARGIN_SHARE * seconds)
+
+
+def _conclude(execution: Execution | None, result: object) -> object:
+    """Turn an execution's ending into what Oban's executor understands."""
+    match execution and execution.ending:
+        case Sleep(wait=wait):
+            # Oban counts in whole seconds; the ledger schedules the job to its exact deadline.
+            return Snooze(math.ceil((INDEFINITELY if wait.wait_for is None else wait.wait_for).total_seconds()))
+        case TryLater(seconds=seconds):
+            return Snooze(seconds)
+        case Cancelled():
+            return Cancel(CANCELLED_WHILE_WAITING)
+        case _:
+            return result

@@ -1,0 +1,1 @@
+"""The ledger and the jobs in one SQLite file."""

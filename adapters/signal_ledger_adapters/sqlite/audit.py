@@ -1,0 +1,157 @@
+"""Audit queries on SQLite, with SQLAlchemy: each reads through an index and returns the core's values."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, literal, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from signal_ledger.cursors import cursor_position, cursor_wait, position_cursor, wait_cursor
+from signal_ledger.evolve import fold
+from signal_ledger.names import JobId, public_channel
+from signal_ledger.ports import EventFilter, WaitingJob
+from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.stored import StoredEvent
+from signal_ledger.wait_state import Status, WaitState
+from signal_ledger_adapters.sqlite.rows import to_state
+from signal_ledger_adapters.sqlite.tables import Instant, event_columns, events, repairs, state_columns, waits
+
+_ROWS_AT_ONCE = 500
+
+
+class Audit:
+    """The questions of `signal_ledger.ports.LedgerStore` that only read.
+
+    Args:
+        engine: Reads the file.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def state(self, job_id: JobId) -> WaitState:
+        """Return the stored projection of a job; folded from the log if it is missing."""
+        query = select(*state_columns).where(waits.c.job_id == job_id)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return fold(job_id, await self.history(job_id)) if row is None else to_state(job_id, row)
+
+    async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
+        """Return a stream in the order of its versions, up to and including ``cursor``."""
+        query = select(*event_columns).where(events.c.job_id == job_id).order_by(events.c.version)
+        if cursor is not None:
+            query = query.where(events.c.position <= cursor_position(cursor))
+        return await self._recorded(query)
+
+    async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
+        """Return the first events that match, in the order of the log."""
+        query = select(*event_columns).order_by(events.c.position).limit(limit)
+        if wanted.after is not None:
+            query = query.where(events.c.position > cursor_position(wanted.after))
+        if wanted.job_id is not None:
+            query = query.where(events.c.job_id == wanted.job_id)
+        if wanted.kinds is not None:
+            query = query.where(events.c.kind.in_(sorted(wanted.kinds)))
+        if wanted.since is not None:
+            query = query.where(events.c.recorded_at >= wanted.since)
+        if wanted.until is not None:
+            query = query.where(events.c.recorded_at < wanted.until)
+        if wanted.source is not None:
+            query = query.where(events.c.source == wanted.source)
+        if wanted.channel is not None:
+            query = query.where(events.c.channel == wanted.channel)
+        return await self._recorded(query)
+
+    async def end(self) -> str | None:
+        """Return the cursor of the newest event; None for an empty log."""
+        query = select(events.c.position).order_by(events.c.position.desc()).limit(1)
+        async with self._engine.connect() as connection:
+            position = await connection.scalar(query)
+        return None if position is None else position_cursor(position)
+
+    async def newest_at(self) -> datetime | None:
+        """Return when the newest event was recorded."""
+        query = select(events.c.recorded_at).order_by(events.c.position.desc()).limit(1)
+        async with self._engine.connect() as connection:
+            newest: datetime | None = await connection.scalar(query)
+        return newest
+
+    async def waiting(
+        self, *, channel: str | None, deadline_before: datetime | None, limit: int, after: str | None
+    ) -> list[WaitingJob]:
+        """Return a page of the jobs that wait, the longest-waiting first."""
+        query = (
+            select(waits)
+            .where(text("(status = 'live' OR status = 'snoozed')"))  # as the partial index has it, to the letter
+            .order_by(waits.c.since, waits.c.job_id)
+            .limit(limit)
+        )
+        if channel is not None:
+            query = query.where(waits.c.current == channel)
+        if deadline_before is not None:
+            query = query.where(waits.c.deadline_at < deadline_before)
+        if after is not None:
+            since, job_id = cursor_wait(after)
+            query = query.where(tuple_(waits.c.since, waits.c.job_id) > tuple_(literal(since, Instant), job_id))
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [_waiting_job(row) for row in rows]
+
+    async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            from_stored(StoredEvent._make(columns), position=position, cursor=position_cursor(position))
+            for position, *columns in rows
+        ]
+
+
+class SqliteSnapshot:
+    """The whole file at one moment; see `signal_ledger.ports.Snapshot`.
+
+    Args:
+        connection: Inside of a read transaction.
+    """
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def rows(self) -> AsyncIterator[tuple[int, StoredEvent]]:
+        """Yield position and row of every event, ordered by job and version."""
+        query = select(*event_columns).order_by(events.c.job_id, events.c.version)
+        async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
+            async for position, *columns in rows:
+                yield position, StoredEvent._make(columns)
+
+    async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
+        """Yield the stored projections, ordered by job; None for one that cannot be read."""
+        query = select(waits.c.job_id, *state_columns).order_by(waits.c.job_id)
+        async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
+            async for job_id, *columns in rows:
+                yield JobId(job_id), _state_or_none(JobId(job_id), columns)
+
+    async def repairs(self) -> list[JobId]:
+        """Return the jobs whose streams are known to lack an event."""
+        rows = await self._connection.execute(select(repairs.c.job_id).order_by(repairs.c.job_id))
+        return [JobId(job_id) for [job_id] in rows]
+
+
+def _state_or_none(job_id: JobId, columns: list[Any]) -> WaitState | None:
+    try:
+        return to_state(job_id, columns)
+    except (ValueError, TypeError, KeyError, RuntimeError):
+        return None
+
+
+def _waiting_job(row: Row[Any]) -> WaitingJob:
+    return WaitingJob(
+        job_id=JobId(row.job_id),
+        run=row.run,
+        status=Status(row.status),
+        channel=public_channel(row.current),
+        ordinal=row.ordinal,
+        since=row.since,
+        deadline_at=row.deadline_at,
+        cursor=wait_cursor(row.since, JobId(row.job_id)),
+    )

@@ -1,0 +1,124 @@
+"""Opening the file: pragmas that are read back, and one clear sentence for each way in which it can fail."""
+
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from signal_ledger.errors import SchemaError
+
+BUSY_TIMEOUT_S = 5.0
+"""How long SQLite itself waits for a lock; whoever needs longer asks again."""
+
+_FULL = 2
+
+
+def to_path(url: str | URL) -> Path:
+    """Return the file that a URL names, as an absolute path.
+
+    Args:
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or the same with ``sqlite+aiosqlite``.
+
+    Raises:
+        ValueError: The URL is none, names another database, or names no file.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("url: expected a database URL such as sqlite:///signals.db") from None
+    if parsed.get_backend_name() != "sqlite":
+        raise ValueError(f"url: expected sqlite:///<file>, got a {parsed.get_backend_name()} URL")
+    if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+        raise ValueError(
+            "url: expected the path of a file, such as sqlite:///signals.db; several connections share the database, "
+            "which one in memory cannot"
+        )
+    # Resolved, because the files beside it must be the same ones under every name.
+    return Path(parsed.database).resolve()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a connection for writing, outside of SQLAlchemy.
+
+    Raises:
+        SchemaError: The file cannot be used.
+    """
+    connection = None
+    try:
+        connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        _set_up(connection, path, read_only=False)
+        # It must be free to write in, which only a write can tell; later nobody waits inside of SQLite for a lock.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE signal_ledger_probe (x)")
+        connection.execute("ROLLBACK")
+        connection.execute("PRAGMA busy_timeout = 0")
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise open_error(path, error) from error
+        raise
+    return connection
+
+
+def create_engine(path: Path, *, read_only: bool) -> AsyncEngine:
+    """Return the SQLAlchemy engine for schema and audit queries.
+
+    Its transactions begin as readers; `migrate` alone asks for the write lock.
+    """
+    mode = "ro" if read_only else "rw"
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=f"{path.as_uri()}", query={"mode": mode, "uri": "true"}),
+        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        _set_up(connection, path, read_only=read_only)
+
+    return engine
+
+
+def _set_up(connection: sqlite3.Connection | DBAPIConnection, path: Path, *, read_only: bool) -> None:
+    """Set the pragmas that durability stands on, and read them back: SQLite ignores what it cannot do."""
+    cursor = connection.cursor()
+    try:
+        if not read_only:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            row = cursor.fetchone()
+            if row is None or row[0] != "wal":
+                raise SchemaError(
+                    f"{path}: expected a file system that can do write-ahead logging, found journal {row}"
+                )
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA synchronous")
+        row = cursor.fetchone()
+        if row is None or row[0] != _FULL:
+            raise SchemaError(f"{path}: expected synchronous = FULL ({_FULL}), found {row}")
+    finally:
+        cursor.close()
+
+
+def open_error(path: Path, error: Exception) -> SchemaError:
+    """Say in one sentence why a file cannot be opened."""
+    reason = str(error)
+    if "not a database" in reason:
+        return SchemaError(f"{path} is no SQLite database; nothing was changed")
+    if "malformed" in reason:
+        return SchemaError(f"{path} is damaged ({reason}); nothing was changed")
+    if "locked" in reason or "busy" in reason:
+        return SchemaError(
+            f"{path} is locked by another program for more than {BUSY_TIMEOUT_S:g} s; close it there and try again"
+        )
+    if "readonly" in reason:
+        return SchemaError(f"{path} cannot be written: the file or its folder is read-only")
+    if "unable to open" in reason:
+        return SchemaError(f"{path} cannot be opened: expected a file in a folder that exists and can be written")
+    return SchemaError(f"{path} cannot be used: {reason}")

@@ -1,0 +1,82 @@
+-- The jobs of the embedded engine: Oban's columns, and three of its own at the end.
+--
+-- Ids never repeat, not even after a deletion: a new job must not inherit an old stream.
+
+CREATE TABLE oban_jobs (
+    id               INTEGER PRIMARY KEY AUTOINCREMENT,
+    state            TEXT    NOT NULL CHECK (state = 'available' OR state = 'scheduled' OR state = 'executing'
+                                     OR state = 'retryable' OR state = 'completed' OR state = 'cancelled'
+                                     OR state = 'discarded' OR state = 'suspended'),
+    queue            TEXT    NOT NULL CHECK (length(queue) > 0),
+    worker           TEXT    NOT NULL CHECK (length(worker) > 0),
+    attempt          INTEGER NOT NULL DEFAULT 0 CHECK (attempt BETWEEN 0 AND max_attempts),
+    max_attempts     INTEGER NOT NULL DEFAULT 20 CHECK (max_attempts > 0),
+    priority         INTEGER NOT NULL DEFAULT 0 CHECK (priority >= 0),
+    args             TEXT    NOT NULL DEFAULT '{}' CHECK (json_valid(args)),
+    meta             TEXT    NOT NULL DEFAULT '{}' CHECK (json_valid(meta)),
+    tags             TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(tags)),
+    errors           TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(errors)),
+    attempted_by     TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(attempted_by)),
+    inserted_at      TEXT    NOT NULL,
+    scheduled_at     TEXT    NOT NULL,
+    attempted_at     TEXT,
+    cancelled_at     TEXT,
+    completed_at     TEXT,
+    discarded_at     TEXT,
+    execution        INTEGER NOT NULL DEFAULT 0,
+    node             INTEGER,
+    cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested BETWEEN 0 AND 1)
+) STRICT;
+
+CREATE INDEX oban_jobs_available
+    ON oban_jobs (queue, priority, scheduled_at, id)
+    WHERE state = 'available';
+
+CREATE INDEX oban_jobs_scheduled
+    ON oban_jobs (queue, scheduled_at, id)
+    WHERE state = 'scheduled' OR state = 'retryable';
+
+CREATE INDEX oban_jobs_executing
+    ON oban_jobs (node)
+    WHERE state = 'executing';
+
+CREATE INDEX oban_jobs_completed
+    ON oban_jobs (completed_at)
+    WHERE state = 'completed';
+
+CREATE INDEX oban_jobs_cancelled
+    ON oban_jobs (cancelled_at)
+    WHERE state = 'cancelled';
+
+CREATE INDEX oban_jobs_discarded
+    ON oban_jobs (discarded_at)
+    WHERE state = 'discarded';
+
+-- The engines that have run on this file. A row holds a lock on the byte of its id in the file beside this one as
+-- long as its process lives; ids never repeat.
+CREATE TABLE signal_ledger_nodes (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    name       TEXT NOT NULL,
+    started_at TEXT NOT NULL
+) STRICT;
+
+-- A run that ends by another program's hand is noted for repair (promises W10, L3). The engine itself appends the
+-- closed event first, so that these find nothing to do.
+CREATE TRIGGER signal_ledger_job_ended
+AFTER UPDATE OF state ON oban_jobs
+WHEN (NEW.state = 'completed' OR NEW.state = 'cancelled' OR NEW.state = 'discarded')
+ AND NOT (OLD.state = 'completed' OR OLD.state = 'cancelled' OR OLD.state = 'discarded')
+ AND EXISTS (SELECT 1 FROM signal_ledger_waits WHERE job_id = NEW.id AND status <> 'closed')
+BEGIN
+    INSERT INTO signal_ledger_repairs (job_id, cause) VALUES (NEW.id, NEW.state)
+    ON CONFLICT (job_id) DO NOTHING;
+END;
+
+CREATE TRIGGER signal_ledger_job_deleted
+AFTER DELETE ON oban_jobs
+WHEN NOT (OLD.state = 'completed' OR OLD.state = 'cancelled' OR OLD.state = 'discarded')
+ AND EXISTS (SELECT 1 FROM signal_ledger_waits WHERE job_id = OLD.id AND status <> 'closed')
+BEGIN
+    INSERT INTO signal_ledger_repairs (job_id, cause) VALUES (OLD.id, 'deleted')
+    ON CONFLICT (job_id) DO NOTHING;
+END;

@@ -1,0 +1,7 @@
+-- Delete a job.
+--
+-- Parameters: id INTEGER.
+-- Rows: none.
+
+DELETE FROM oban_jobs
+WHERE id = ?

@@ -1,0 +1,183 @@
+"""The SQLite store: one file, one writer thread for each process, and SQLAlchemy for the questions."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from signal_ledger.commands import Take
+from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
+from signal_ledger.embedded.job_row import JobRow, NewJob
+from signal_ledger.embedded.operations import AddNode
+from signal_ledger.embedded.unit import EmbeddedUnit
+from signal_ledger.errors import SchemaError
+from signal_ledger.names import JobId
+from signal_ledger.operations import DeliverCall, TakeCall
+from signal_ledger.ports import EventFilter, WaitingJob
+from signal_ledger.recorded import RecordedEvent
+from signal_ledger.unit import Operation
+from signal_ledger.wait_state import WaitState
+from signal_ledger_adapters.sqlite import nodes
+from signal_ledger_adapters.sqlite.audit import Audit, SqliteSnapshot
+from signal_ledger_adapters.sqlite.callers import insert_jobs
+from signal_ledger_adapters.sqlite.connection import connect, create_engine
+from signal_ledger_adapters.sqlite.migrate import check, migrate, migrations
+from signal_ledger_adapters.sqlite.reader import Reader
+from signal_ledger_adapters.sqlite.rebuild import DropOrphans, IsPast, RebuildStreams
+from signal_ledger_adapters.sqlite.writer import Writer
+
+POLL_S = 0.02
+"""How often a follower looks for other processes' commits."""
+
+
+class SqliteStore:
+    """See `signal_ledger.ports.EmbeddedStore`. Get one from `open`.
+
+    Args:
+        path: The file.
+        clock: Returns the present time as an aware UTC datetime.
+        engine: For audit queries.
+        writer: None if the store can only be read.
+        reader: For small reads.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], datetime],
+        engine: AsyncEngine,
+        writer: Writer | None,
+        reader: Reader,
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._engine = engine
+        self._writer = writer
+        self._reader = reader
+        self._audit = Audit(engine)
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, clock: Callable[[], datetime], create: bool = False, read_only: bool = False
+    ) -> Self:
+        """Open a file, and bring its schema up to date unless it is only read.
+
+        Args:
+            path: The file.
+            clock: Returns the present time as an aware UTC datetime.
+            create: Make the file, or the ledger in it, if there is none.
+            read_only: Change nothing at all.
+
+        Raises:
+            SchemaError: The file cannot serve; the message says why, and nothing was changed.
+        """
+        if not create and not path.exists():
+            raise SchemaError(f"{path} does not exist; lite(url) makes a ledger in it")
+        connection = None if read_only else await asyncio.to_thread(connect, path)
+        engine = create_engine(path, read_only=read_only)
+        try:
+            if create:
+                await migrate(engine, path, migrations())
+            else:
+                await check(engine, path, migrations(), may_upgrade=not read_only)
+                if not read_only:
+                    await migrate(engine, path, migrations())
+            reader = Reader(path, clock)
+        except BaseException:
+            await engine.dispose()
+            if connection is not None:
+                connection.close()
+            raise
+        writer = None if connection is None else Writer(connection, path, clock)
+        return cls(path, clock, engine, writer, reader)
+
+    async def close(self) -> None:
+        """Finish what has been asked for and close the file."""
+        if self._writer is not None:
+            await self._writer.close()
+        self._reader.close()
+        await self._engine.dispose()
+
+    async def transact[R](self, operation: Operation[EmbeddedUnit, R]) -> R:
+        """See `signal_ledger.ports.EmbeddedStore`, as for all methods below."""
+        return await self._writing.run(operation)
+
+    async def read[R](self, operation: Operation[EmbeddedUnit, R]) -> R:
+        return self._reader.run(operation)
+
+    async def deliver(self, call: DeliverCall, *, timeout_s: float) -> list[DeliverReply]:
+        return await self._writing.run(call, timeout_s=timeout_s)
+
+    async def take(self, take: Take) -> TakeReply | TakeRefusal:
+        return await self._writing.run(TakeCall(take=take))
+
+    async def state(self, job_id: JobId) -> WaitState:
+        return await self._audit.state(job_id)
+
+    async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
+        return await self._audit.history(job_id, cursor=cursor)
+
+    async def is_settled(self, instant: datetime) -> bool:
+        # A later event has a later time than the newest one: it is stamped when it has the lock. Only an instant
+        # behind that one needs the lock itself.
+        newest = await self._audit.newest_at()
+        if newest is not None and instant < newest:
+            return True
+        return self._writer is not None and await self._writer.run(IsPast(instant=instant))
+
+    async def waiting(
+        self, *, channel: str | None, deadline_before: datetime | None, limit: int, after: str | None
+    ) -> list[WaitingJob]:
+        return await self._audit.waiting(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
+
+    async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
+        return await self._audit.page(wanted, limit)
+
+    async def end(self) -> str | None:
+        return await self._audit.end()
+
+    def mark(self) -> int:
+        return self._reader.mark()
+
+    async def changed(self, mark: int) -> None:
+        for _ in range(round(1 / POLL_S)):
+            if self._reader.mark() != mark:
+                return
+            await asyncio.sleep(POLL_S)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[SqliteSnapshot, None]:
+        async with self._engine.connect() as connection:
+            await connection.exec_driver_sql("BEGIN")
+            yield SqliteSnapshot(connection)
+
+    async def rebuild(self) -> int:
+        count, last = 0, JobId(-(2**63))
+        while job_ids := await self._writing.run(RebuildStreams(after=last)):
+            count, last = count + len(job_ids), job_ids[-1]
+        await self._writing.run(DropOrphans())
+        return count
+
+    async def insert_with(self, connection: object, jobs: Sequence[NewJob]) -> list[JobRow]:
+        return await insert_jobs(connection, self._path, jobs, self._clock())
+
+    async def join(self, name: str) -> int:
+        node = await self.transact(AddNode(name=name))
+        nodes.hold(self._path, node)
+        return node
+
+    def leave(self, node: int) -> None:
+        nodes.release(self._path, node)
+
+    def is_gone(self, node: int) -> bool:
+        return nodes.is_gone(self._path, node)
+
+    @property
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise RuntimeError(f"{self._path}: expected a ledger that can be written, this one was opened read-only")
+        return self._writer

@@ -1,0 +1,327 @@
+"""The unit of work on SQLite: reads what a batch needs at once, keeps its writes, and flushes them together.
+
+It decides nothing itself. Every operation of a batch sees what those before it wrote: by job from its caches, and by
+SQL because whatever is kept is flushed before a query that might depend on it.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from signal_ledger.commands import Close, Command, Deliver, Snooze, Take
+from signal_ledger.cursors import position_cursor
+from signal_ledger.decisions import GotSignal, GotTimeout
+from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
+from signal_ledger.events import DeliveryOutcome
+from signal_ledger.evolve import fold
+from signal_ledger.facts import NO_FACTS, Facts, PendingSignal, PriorDelivery
+from signal_ledger.instants import from_text, to_text
+from signal_ledger.jobs import JobState, JobView
+from signal_ledger.names import Execution, JobId, SignalId
+from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.stored import StoredEvent
+from signal_ledger.upcast import NewerEventError
+from signal_ledger.wait_state import WaitState
+from signal_ledger_adapters.sqlite.rows import (
+    Columns,
+    event_columns,
+    job_insert_columns,
+    job_update_columns,
+    state_columns,
+    to_job_row,
+    to_json,
+    to_state,
+    to_stored_event,
+)
+from signal_ledger_adapters.sqlite.statements import statement
+
+logger = logging.getLogger(__name__)
+
+KNOWN_JOBS_MAX = 10_000
+"""How many jobs' views and states a connection remembers."""
+
+_JOB_STATES = {state.value: state for state in JobState}
+
+
+class Known:
+    """What a connection knows of jobs from its own transactions, as long as nobody else has written.
+
+    Both dicts hold the same jobs; a view without a state is not trusted.
+    """
+
+    def __init__(self) -> None:
+        self.views: dict[JobId, JobView | None] = {}
+        self.states: dict[JobId, WaitState | NewerEventError] = {}
+        self._data_version = 0
+
+    def forget_if_changed(self, connection: sqlite3.Connection) -> None:
+        """Forget everything if another connection has committed, or if it is too much. Call it under the lock."""
+        [data_version] = connection.execute("PRAGMA data_version").fetchone()
+        if data_version != self._data_version or len(self.states) > KNOWN_JOBS_MAX:
+            self.forget()
+            self._data_version = data_version
+
+    def forget(self) -> None:
+        """Forget everything: a transaction was rolled back."""
+        self.views.clear()
+        self.states.clear()
+
+
+class SqliteUnit:
+    """A transaction; see `signal_ledger.embedded.unit.EmbeddedUnit`.
+
+    Args:
+        connection: Inside of a transaction, or outside of one for reads.
+        now: The clock's time, read after the transaction began.
+        known: What is known already.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, now: datetime, known: Known) -> None:
+        self._connection = connection
+        self._now = now
+        self._views = known.views
+        self._states = known.states
+        self._rows: dict[JobId, JobRow] = {}
+        self._new_events: list[tuple[object, ...]] = []
+        self._new_states: dict[JobId, WaitState] = {}
+        self._woken: list[JobId] = []
+        self._changed_rows: dict[JobId, JobRow] = {}
+
+    @property
+    def now(self) -> datetime:
+        return self._now
+
+    def preload(self, job_ids: Iterable[JobId]) -> None:
+        """Read the views and states of jobs, all in one statement."""
+        wanted = [job_id for job_id in dict.fromkeys(job_ids) if job_id not in self._states]
+        if not wanted:
+            return
+        loaded = self._select("load_jobs", to_json(wanted))
+        for job_id, state, execution, attempt, cancel_requested, *projection, has_events in loaded:
+            self._views[job_id] = (
+                None
+                if state is None
+                else JobView(
+                    state=_JOB_STATES[state],
+                    execution=Execution(execution),
+                    attempt=attempt,
+                    cancel_requested=bool(cancel_requested),
+                )
+            )
+            self._states[job_id] = self._read_state(job_id, projection, has_events=has_events)
+
+    def flush(self) -> None:
+        """Write what is kept. Events come first: the triggers of the jobs look at the projection."""
+        if self._new_events:
+            self._connection.executemany(statement("append_event"), self._new_events)
+            self._new_events = []
+        if self._new_states:
+            states = [state_columns(state) for state in self._new_states.values()]
+            self._connection.executemany(statement("save_state"), states)
+            self._new_states = {}
+        if self._woken:
+            now = to_text(self._now)
+            self._connection.executemany(statement("wake_job"), [(now, job_id) for job_id in self._woken])
+            self._woken = []
+        if self._changed_rows:
+            self._connection.executemany(
+                statement("job_update"), [job_update_columns(row) for row in self._changed_rows.values()]
+            )
+            self._changed_rows = {}
+
+    # The log
+
+    def view(self, job_id: JobId) -> JobView | None:
+        self.preload([job_id])
+        return self._views[job_id]
+
+    def state(self, job_id: JobId) -> WaitState:
+        self.preload([job_id])
+        state = self._states[job_id]
+        if isinstance(state, NewerEventError):
+            raise state
+        return state
+
+    def facts(self, command: Command, state: WaitState) -> Facts:
+        match command:
+            case Deliver():
+                return Facts(prior=self._prior(command))
+            case Take() | Snooze():
+                return Facts(
+                    outcome=self._outcome(command, state),
+                    outcomes=self._outcomes(command, state),
+                    oldest=self._oldest(command, state),
+                )
+            case Close():
+                return NO_FACTS
+
+    def append(self, rows: Sequence[StoredEvent], state: WaitState) -> None:
+        self._new_events.extend([event_columns(row) for row in rows])
+        self._new_states[state.job_id] = state
+        self._states[state.job_id] = state
+
+    def wake(self, job_id: JobId) -> None:
+        row = self._rows.get(job_id)
+        if row is not None:
+            self.save(row.available(self._now))
+            return
+        self._woken.append(job_id)
+        view = self._views[job_id]
+        if view is not None:
+            self._views[job_id] = JobView(
+                state=JobState.AVAILABLE,
+                execution=view.execution,
+                attempt=view.attempt,
+                cancel_requested=view.cancel_requested,
+            )
+
+    def note_repair(self, job_id: JobId, reason: str) -> None:
+        self._select("note_repair", job_id, reason)
+
+    def repairs(self) -> Mapping[JobId, str]:
+        return {JobId(job_id): cause for job_id, cause in self._select("repairs")}
+
+    def clear_repair(self, job_id: JobId) -> None:
+        self._select("clear_repair", job_id)
+
+    def stream(self, job_id: JobId) -> list[RecordedEvent]:
+        """Read a whole stream."""
+        return [
+            from_stored(to_stored_event(columns), position=position, cursor=position_cursor(position))
+            for position, *columns in self._select("stream", job_id)
+        ]
+
+    def streams_after(self, job_id: JobId, limit: int) -> list[JobId]:
+        """Return the next jobs that have a stream."""
+        return [JobId(found) for [found] in self._select("streams_after", job_id, limit)]
+
+    def drop_orphans(self) -> None:
+        """Delete the stored states that have no stream."""
+        self._select("drop_orphans")
+
+    # The jobs
+
+    def insert(self, job: NewJob) -> JobRow:
+        row = inserted(JobId(0), job, self._now)
+        [[job_id]] = self._connection.execute(statement("job_insert"), job_insert_columns(row)).fetchall()
+        return replace(row, id=JobId(job_id))
+
+    def job(self, job_id: JobId) -> JobRow | None:
+        if job_id not in self._rows:
+            self._select_jobs("job_get", job_id)
+        return self._rows.get(job_id)
+
+    def save(self, row: JobRow) -> None:
+        self._rows[row.id] = self._changed_rows[row.id] = row
+        self._views[row.id] = row.view
+
+    def remove(self, job_id: JobId) -> None:
+        self._select("job_delete", job_id)
+        self._rows.pop(job_id, None)
+        self._views[job_id] = None
+
+    def due(self, queues: Sequence[str], limit: int) -> list[JobRow]:
+        now = to_text(self._now)
+        rows = [row for queue in queues for row in self._select_jobs("jobs_due", queue, now, limit)]
+        return sorted(rows, key=lambda row: (row.scheduled_at, row.id))[:limit]
+
+    def next_due_at(self, queues: Sequence[str]) -> datetime | None:
+        texts = [text for queue in queues for [text] in self._select("jobs_next_due", queue) if text is not None]
+        return from_text(min(texts)) if texts else None
+
+    def available(self, queue: str, limit: int) -> list[JobRow]:
+        return self._select_jobs("jobs_available", queue, limit)
+
+    def executing_nodes(self) -> set[int]:
+        return {node for [node] in self._select("executing_nodes")}
+
+    def executing_on(self, node: int) -> list[JobRow]:
+        return self._select_jobs("jobs_executing_on", node)
+
+    def cancels(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        return [job_id for [job_id] in self._select("jobs_cancels", to_json(job_ids))] if job_ids else []
+
+    def with_pending(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        return [job_id for [job_id] in self._select("jobs_with_pending", to_json(job_ids))] if job_ids else []
+
+    def finished_before(self, instant: datetime, limit: int) -> list[JobId]:
+        before = to_text(instant)
+        return [job_id for [job_id] in self._select("jobs_finished", before, before, before, limit)]
+
+    def add_node(self, name: str) -> int:
+        [[node]] = self._select("node_insert", name, to_text(self._now))
+        return int(node)
+
+    # Inside
+
+    def _select(self, name: str, *parameters: object) -> list[Columns]:
+        """Run a statement after everything that it might depend on is written."""
+        self.flush()
+        return self._connection.execute(statement(name), parameters).fetchall()
+
+    def _select_jobs(self, name: str, *parameters: object) -> list[JobRow]:
+        rows = [to_job_row(columns) for columns in self._select(name, *parameters)]
+        self._rows.update({row.id: row for row in rows})
+        return rows
+
+    def _read_state(self, job_id: JobId, projection: Columns, *, has_events: bool) -> WaitState | NewerEventError:
+        try:
+            if projection[0] is not None:
+                return to_state(job_id, projection)
+            if not has_events:
+                return WaitState(job_id=job_id)
+        except NewerEventError as error:
+            return error
+        except (KeyError, ValueError, TypeError):
+            logger.warning("job %d: its stored wait state cannot be read; folding its stream instead", job_id)
+        return self._fold(job_id)
+
+    def _fold(self, job_id: JobId) -> WaitState | NewerEventError:
+        try:
+            return fold(job_id, self.stream(job_id))
+        except NewerEventError as error:
+            return error
+
+    def _prior(self, command: Deliver) -> PriorDelivery | None:
+        found = self._select("prior_by_key", command.job_id, command.key) if command.key is not None else []
+        for signal_id in (command.signal_id, *command.key_ids):
+            found = found or self._select("prior_by_id", command.job_id, signal_id)
+        if not found:
+            return None
+        [[version, run, channel, first_id, payload_digest, outcome, consumed]] = found
+        return PriorDelivery(
+            version=version,
+            run=run,
+            channel=channel,
+            signal_id=SignalId(first_id),
+            payload_digest=payload_digest,
+            outcome=DeliveryOutcome(outcome),
+            consumed=bool(consumed),
+        )
+
+    def _outcome(self, command: Take | Snooze, state: WaitState) -> GotSignal | GotTimeout | None:
+        found = self._select("outcome_of_wait", command.job_id, state.open_run, command.channel, command.ordinal)
+        if not found:
+            return None
+        [[deadline_at, signal_id, payload]] = found
+        if signal_id is None:
+            return GotTimeout(deadline_at=from_text(deadline_at))
+        return GotSignal(signal_id=SignalId(signal_id), payload=payload)
+
+    def _outcomes(self, command: Take | Snooze, state: WaitState) -> int:
+        [[outcomes]] = self._select("outcomes_of_channel", command.job_id, state.open_run, command.channel)
+        return int(outcomes)
+
+    def _oldest(self, command: Take | Snooze, state: WaitState) -> PendingSignal | None:
+        inbox = state.inbox_of(command.channel)
+        if inbox is None:
+            return None
+        found = self._select("oldest_pending", command.job_id, command.channel, inbox.after)
+        if not found:
+            return None
+        [[version, signal_id, recorded_at, payload]] = found
+        return PendingSignal(
+            version=version, signal_id=SignalId(signal_id), recorded_at=from_text(recorded_at), payload=payload
+        )

@@ -1,0 +1,277 @@
+"""One writer for a process: operations that arrive while a transaction is being committed share the next one.
+
+There is no timer: a lone caller pays for nothing but its own commit, and under load the batches form by themselves. The
+result of an operation is handed over after the commit, never before.
+
+The event loop runs the operations, since two threads that both run Python cost twice the time of one; a thread of its
+own waits for what may take long, which is the commit's sync to disk and a write lock that another process holds
+(docs/adr/0005-one-writer.md has the figures).
+"""
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from signal_ledger.errors import KeyConflict
+from signal_ledger.ports import StoreUnavailableError
+from signal_ledger.unit import Operation
+from signal_ledger.upcast import NewerEventError
+from signal_ledger_adapters.sqlite.unit import Known, SqliteUnit
+from signal_ledger_adapters.sqlite.waiter import Waiter
+
+logger = logging.getLogger(__name__)
+
+BATCH_OPERATIONS_MAX = 256
+"""Bounds a transaction, and how long the event loop is busy with one: some 20 ms."""
+
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+
+# How long to sleep between two tries for a write lock. SQLite's own waiting sleeps up to 100 ms at a time.
+_LOCK_DELAYS_S = (0.0002, 0.0005, 0.001, 0.001, 0.002, 0.002, 0.005)
+_LOCK_WARNING_S = 5.0
+
+# What an operation may raise before it has written anything: its own refusal, no fault of its batch.
+_REFUSALS = (KeyConflict, NewerEventError)
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """An operation and the caller that awaits it, maybe in another event loop."""
+
+    operation: Operation[SqliteUnit, Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the caller has given up."""
+        return self.future.done()
+
+    def time_out(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(TimeoutError())
+
+    def settle(self) -> None:
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class Writer:
+    """Runs operations in transactions, one after the other.
+
+    Args:
+        connection: Used by the writer alone from now on.
+        path: The file, for messages.
+        clock: Returns the present time as an aware UTC datetime.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, clock: Callable[[], datetime]) -> None:
+        self._connection = connection
+        self._path = path
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._waiter = Waiter(f"signal-ledger-{path.name}", self._loop)
+        self._known = Known()
+        self._requests: deque[_Request] = deque()
+        self._alone: deque[_Request] = deque()
+        self._is_busy = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._process = os.getpid()
+        self._is_closed = False
+
+    async def run[R](self, operation: Operation[SqliteUnit, R], *, timeout_s: float | None = None) -> R:
+        """Run an operation in a transaction.
+
+        If the caller is cancelled, or its time is up, before the operation has begun, it is never run.
+
+        Raises:
+            TimeoutError: It had not ended within ``timeout_s``.
+            StoreUnavailableError: The database could not do it; the same operation may succeed later.
+            RuntimeError: The writer is closed, or was opened before this process was forked.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self._path}: expected the process that opened it, found a fork; open it in the fork")
+        if self._is_closed:
+            raise RuntimeError(f"{self._path}: expected an open ledger, this one has been closed")
+        loop = asyncio.get_running_loop()
+        request = _Request(operation, loop, loop.create_future())
+        if loop is self._loop:
+            self._accept(request)
+        else:
+            self._loop.call_soon_threadsafe(self._accept, request)
+        timer = None if timeout_s is None else loop.call_later(timeout_s, request.time_out)
+        try:
+            result: R = await request.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return result
+
+    async def close(self) -> None:
+        """Finish what has been asked for and close the connection."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._idle.wait()
+            await self._waiter.close()
+            self._connection.close()
+
+    def _accept(self, request: _Request) -> None:
+        self._requests.append(request)
+        if not self._is_busy:
+            self._is_busy = True
+            self._idle.clear()
+            # Not at once: whoever else is ready in this turn of the event loop comes along.
+            self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        """Begin the next transaction, or rest."""
+        batch = self._next_batch()
+        if not batch:
+            self._is_busy = False
+            self._idle.set()
+        elif self._try_begin():
+            self._work(batch)
+        else:
+            self._waiter.send(lambda: self._wait_for_lock(batch), lambda error: self._locked(batch, error))
+
+    def _next_batch(self) -> list[_Request]:
+        """Take what has gathered, within bounds; an operation whose batch failed goes alone."""
+        while self._alone:
+            request = self._alone.popleft()
+            if not request.is_withdrawn:
+                return [request]
+        batch: list[_Request] = []
+        size = 0
+        while self._requests and len(batch) < BATCH_OPERATIONS_MAX and size < BATCH_BYTES_MAX:
+            request = self._requests.popleft()
+            if not request.is_withdrawn:
+                batch.append(request)
+                size += request.operation.size_bytes
+        return batch
+
+    def _try_begin(self) -> bool:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            # Locked, or a fault that the thread will meet and report.
+            return False
+        return True
+
+    def _wait_for_lock(self, batch: list[_Request]) -> None:
+        """Try for the write lock until it is there, or nobody waits for it any more. In the thread."""
+        warn_at = time.monotonic() + _LOCK_WARNING_S
+        tries = 0
+        while not all(request.is_withdrawn for request in batch):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            else:
+                return
+            if time.monotonic() > warn_at:
+                logger.warning("%s: another program holds the write lock; %d operations wait", self._path, len(batch))
+                warn_at += _LOCK_WARNING_S
+            time.sleep(_LOCK_DELAYS_S[min(tries, len(_LOCK_DELAYS_S) - 1)])
+            tries += 1
+
+    def _locked(self, batch: list[_Request], error: Exception | None) -> None:
+        if error is not None:
+            self._failed(batch, error)
+        elif self._connection.in_transaction:
+            self._work(batch)
+        else:
+            self._next()
+
+    def _work(self, batch: list[_Request]) -> None:
+        """Run the operations of a batch, inside of their transaction; then commit it."""
+        changes = self._connection.total_changes
+        try:
+            self._run_all(batch)
+        except Exception as error:  # noqa: BLE001 - handed to the caller it belongs to
+            self._failed(batch, error)
+            return
+        if self._connection.total_changes == changes:
+            # Nothing to sync: an operation that only looked, or was refused.
+            self._connection.execute("ROLLBACK")
+            self._committed(batch, None)
+        else:
+            self._waiter.send(self._commit, lambda error: self._committed(batch, error))
+
+    def _run_all(self, batch: list[_Request]) -> None:
+        self._known.forget_if_changed(self._connection)
+        # The clock is read under the lock: no event is recorded at a time before its transaction's turn (W7).
+        unit = SqliteUnit(self._connection, self._clock(), self._known)
+        unit.preload([job_id for request in batch for job_id in request.operation.job_ids])
+        for request in batch:
+            if request.is_withdrawn:
+                continue
+            try:
+                request.result = request.operation.run(unit)
+            except _REFUSALS as refusal:
+                request.error = refusal
+        unit.flush()
+
+    def _commit(self) -> None:
+        self._connection.execute("COMMIT")
+
+    def _committed(self, batch: list[_Request], error: Exception | None) -> None:
+        if error is not None:
+            self._failed(batch, error)
+            return
+        for request in batch:
+            if request.loop is self._loop:
+                request.settle()
+            else:
+                _settle_elsewhere(request)
+        self._next()
+
+    def _failed(self, batch: list[_Request], error: Exception) -> None:
+        """Nothing of the batch was kept. Each of its operations is run again alone, or told of the fault."""
+        self._known.forget()
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                logger.exception("%s: a transaction could not be rolled back", self._path)
+        if len(batch) > 1:
+            for request in batch:
+                request.result = request.error = None
+            self._alone.extend(batch)
+        else:
+            [request] = batch
+            request.error = self._translate(error)
+            if request.loop is self._loop:
+                request.settle()
+            else:
+                _settle_elsewhere(request)
+        self._next()
+
+    def _translate(self, error: Exception) -> Exception:
+        if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+            unavailable = StoreUnavailableError(f"{self._path}: {error}")
+            unavailable.__cause__ = error
+            return unavailable
+        return error
+
+
+def _settle_elsewhere(request: _Request) -> None:
+    try:
+        request.loop.call_soon_threadsafe(request.settle)
+    except RuntimeError:
+        logger.debug("an event loop was closed before its result came")

@@ -1,0 +1,176 @@
+"""Background jobs that wait for signals, durably, on a log that can be audited.
+
+Inside a job, `await_signal` pauses it; from anywhere, `signal` resumes it. `lite` runs jobs on one SQLite file;
+`open_ledger` answers who waits, what happened, and whether the log is whole.
+
+This module is a façade: names are loaded when they are first used, so that importing it costs next to nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signal_ledger import codec as codec
+    from signal_ledger.codec import Limits as Limits
+    from signal_ledger.errors import DeliveryUnknown as DeliveryUnknown
+    from signal_ledger.errors import KeyConflict as KeyConflict
+    from signal_ledger.errors import PayloadError as PayloadError
+    from signal_ledger.errors import SchemaError as SchemaError
+    from signal_ledger.errors import SignalTimeout as SignalTimeout
+    from signal_ledger.errors import StaleExecution as StaleExecution
+    from signal_ledger.ledger import Ledger as Ledger
+    from signal_ledger.ports import WaitingJob as WaitingJob
+    from signal_ledger.receipt import Outcome as Outcome
+    from signal_ledger.receipt import Receipt as Receipt
+    from signal_ledger.recorded import RecordedEvent as RecordedEvent
+    from signal_ledger.verify import Report as Report
+    from signal_ledger.verify_stream import Finding as Finding
+    from signal_ledger.wait_state import WaitState as WaitState
+    from signal_ledger.waiting import await_signal as await_signal
+    from signal_ledger.waiting import signal as signal
+    from signal_ledger_adapters.lite.engine import LiteEngine as LiteEngine
+
+__all__ = [
+    "DeliveryUnknown",
+    "Finding",
+    "KeyConflict",
+    "Ledger",
+    "Limits",
+    "LiteEngine",
+    "Outcome",
+    "PayloadError",
+    "Receipt",
+    "RecordedEvent",
+    "Report",
+    "SchemaError",
+    "SignalTimeout",
+    "StaleExecution",
+    "WaitState",
+    "WaitingJob",
+    "await_signal",
+    "codec",
+    "lite",
+    "open_ledger",
+    "signal",
+]
+
+_HOMES = {
+    "DeliveryUnknown": "signal_ledger.errors",
+    "Finding": "signal_ledger.verify_stream",
+    "KeyConflict": "signal_ledger.errors",
+    "Ledger": "signal_ledger.ledger",
+    "Limits": "signal_ledger.codec",
+    "LiteEngine": "signal_ledger_adapters.lite.engine",
+    "Outcome": "signal_ledger.receipt",
+    "PayloadError": "signal_ledger.errors",
+    "Receipt": "signal_ledger.receipt",
+    "RecordedEvent": "signal_ledger.recorded",
+    "Report": "signal_ledger.verify",
+    "SchemaError": "signal_ledger.errors",
+    "SignalTimeout": "signal_ledger.errors",
+    "StaleExecution": "signal_ledger.errors",
+    "WaitState": "signal_ledger.wait_state",
+    "WaitingJob": "signal_ledger.ports",
+    "await_signal": "signal_ledger.waiting",
+    "signal": "signal_ledger.waiting",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "codec":
+        return import_module("signal_ledger.codec")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def lite(
+    url: str = "sqlite:///signals.db",
+    queues: "Mapping[str, int | Mapping[str, int | bool]] | None" = None,
+    *,
+    name: str = "Oban",
+    shutdown_grace_period: float | None = 15.0,
+    live_share: float = 0.5,
+    prune_after: float | None = 86_400.0,
+    limits: "Limits | None" = None,
+    clock: "Callable[[], datetime] | None" = None,
+) -> "LiteEngine":
+    """Return the embedded engine: Oban's workers on one SQLite file, without a server.
+
+    Use it with ``async with``; it makes the file and its schema, runs the queues, and stops gracefully. Several
+    processes may open the same file.
+
+    Args:
+        url: The file: ``sqlite:///signals.db`` is relative, ``sqlite:////srv/signals.db`` absolute.
+        queues: Queue names and how many jobs each runs at a time, ``{"default": 10}`` unless given; or Oban's options
+            ``limit`` and ``paused``. An empty mapping runs nothing: such an engine only enqueues and signals.
+        name: The name that ``@worker(oban=...)`` finds the engine by.
+        shutdown_grace_period: How long a stop waits for running jobs, in seconds; None waits as long as it takes.
+        live_share: Which share of a queue's slots may be live waits, 0 to 1; rounded up. Further ones snooze at once.
+        prune_after: How long finished jobs are kept, in seconds; None keeps them for ever. Their history stays.
+        limits: Bounds on payloads; 16 MiB and a million terms unless given.
+        clock: Returns the present time as an aware UTC datetime; for tests.
+
+    Raises:
+        TypeError: An argument is of another type than expected.
+        ValueError: An argument is out of range, or the URL names no SQLite file.
+
+    Example:
+        ::
+
+            async with lite("sqlite:///signals.db", queues={"default": 10}) as engine:
+                job = await ApprovalWorker.enqueue({"user_id": 7})
+                await engine.signal(job, {"decision": "approved"})
+    """
+    from signal_ledger.codec import DEFAULT_LIMITS  # noqa: PLC0415
+    from signal_ledger_adapters import composition  # noqa: PLC0415 - drivers are loaded when they are needed
+
+    return composition.make_lite(
+        url,
+        composition.DEFAULT_QUEUES if queues is None else queues,
+        name=name,
+        shutdown_grace_period=shutdown_grace_period,
+        live_share=live_share,
+        prune_after=prune_after,
+        limits=DEFAULT_LIMITS if limits is None else limits,
+        clock=composition.utc_now if clock is None else clock,
+    )
+
+
+def open_ledger(
+    url: str, *, read_only: bool = False, limits: "Limits | None" = None
+) -> "AbstractAsyncContextManager[Ledger]":
+    """Open a ledger without an engine: to audit, replay and verify, and to signal.
+
+    Args:
+        url: Where the ledger is, such as ``sqlite:///signals.db``.
+        read_only: Change nothing at all; such a ledger cannot signal.
+        limits: Bounds on the payloads of signals.
+
+    Returns:
+        An async context manager that yields the `Ledger`.
+
+    Raises:
+        ValueError: The URL is none, or there is no backend for it.
+        SchemaError: On entering: the database holds no ledger that this library can use.
+
+    Example:
+        ::
+
+            async with open_ledger("sqlite:///signals.db", read_only=True) as ledger:
+                print(await ledger.verify())
+    """
+    from signal_ledger.backends import backend_for  # noqa: PLC0415
+    from signal_ledger.codec import DEFAULT_LIMITS  # noqa: PLC0415
+
+    return backend_for(url)(url, read_only=read_only, limits=DEFAULT_LIMITS if limits is None else limits)

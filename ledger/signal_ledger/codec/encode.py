@@ -1,0 +1,99 @@
+"""From a Python value to Erlang external terms."""
+
+import hashlib
+import threading
+from enum import Enum
+from typing import NamedTuple, assert_never
+
+from erlpack import ErlangTermEncoder
+
+from signal_ledger.codec.limits import DEFAULT_LIMITS, DEPTH_MAX, Limits
+from signal_ledger.codec.normalise import normalise
+from signal_ledger.codec.plain import order_plain, scan_plain
+from signal_ledger.errors import PayloadError
+
+# Ours alone, with default arguments: erlpack's module-level encoder is shared with Oban, and an encoder made with
+# arguments keeps pointers into freed memory. The lock is needed because `pack` resets its buffer before it tests
+# whether the buffer is in use.
+_encoder = ErlangTermEncoder()
+_encoder_lock = threading.Lock()
+
+
+class Encoded(NamedTuple):
+    """A payload as it is stored.
+
+    Args:
+        data: Erlang external terms, starting with the version byte 131.
+        digest: Lower-case hex SHA-256 of the canonical encoding, in which the keys of each map are sorted: text by
+            code point, then all others by their encoded bytes. Equal payloads have equal digests, whatever the
+            order of their keys.
+    """
+
+    data: bytes
+    digest: str
+
+
+def encode(value: object, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """Encode a value as Erlang external terms.
+
+    Args:
+        value: Anything erlpack packs: None, bool, int of 64 bits, float, str, bytes, list, tuple, dict, Atom, nested
+            and as dict keys. A subclass is encoded as its base type, an object with ``__erlpack__`` as what that
+            returns.
+        limits: Bounds on size and number of terms.
+
+    Returns:
+        Bytes that `decode` turns back into an equal value of the same type.
+
+    Raises:
+        PayloadError: The value holds an unsupported type, is nested more than 256 deep, or exceeds the limits.
+
+    Example:
+        >>> encode({"decision": "approved"}).hex()
+        '8374000000016d000000086465636973696f6e6d00000008617070726f766564'
+    """
+    return _encode(value, limits)[0]
+
+
+def encode_with_digest(value: object, limits: Limits = DEFAULT_LIMITS) -> Encoded:
+    """Encode a value and digest its canonical encoding; see `Encoded`. Raises as `encode` does."""
+    data, form = _encode(value, limits)
+    match form:
+        case _Form.CANONICAL:
+            canonical = data
+        case _Form.PLAIN:
+            try:
+                canonical = _pack(order_plain(value), limits)
+            except RecursionError:
+                raise PayloadError(f"the payload is nested too deeply, expected at most {DEPTH_MAX} levels") from None
+        case _Form.ANY:
+            canonical = _pack(normalise(value, limits, pack_key=_pack), limits)
+        case _:
+            assert_never(form)
+    return Encoded(data, hashlib.sha256(canonical).hexdigest())
+
+
+class _Form(Enum):
+    CANONICAL = "plain, with the keys of its dicts in order"
+    PLAIN = "plain"
+    ANY = "anything else"
+
+
+def _encode(value: object, limits: Limits) -> tuple[bytes, _Form]:
+    in_order = scan_plain(value, size_bytes_max=limits.size_bytes_max, terms_max=limits.terms_max)
+    if in_order is not None:
+        try:
+            return _pack(value, limits), _Form.CANONICAL if in_order else _Form.PLAIN
+        except PayloadError:
+            raise
+        except Exception:  # noqa: BLE001, S110 - erlpack's complaints quote the value; the careful way names the place
+            pass
+    return _pack(normalise(value, limits), limits), _Form.ANY
+
+
+def _pack(normal: object, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    with _encoder_lock:
+        data: bytes = _encoder.pack(normal)
+    if len(data) > limits.size_bytes_max:
+        raise PayloadError(f"the payload is {len(data)} bytes, expected at most {limits.size_bytes_max}")
+    return data

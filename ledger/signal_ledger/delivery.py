@@ -1,0 +1,194 @@
+"""Sending signals: from a caller's arguments to receipts, with retries that deliver at most once."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol, overload
+from uuid import UUID, uuid5
+
+from signal_ledger.arguments import to_channel, to_optional_text, to_seconds, to_targets
+from signal_ledger.codec import DEFAULT_LIMITS, Limits, encode_with_digest
+from signal_ledger.commands import Deliver
+from signal_ledger.decisions import DeliverReply, Fate
+from signal_ledger.errors import DeliveryUnknown
+from signal_ledger.names import JobId, SignalId
+from signal_ledger.operations import DeliverCall
+from signal_ledger.ports import DeliveryStore, StoreUnavailableError
+from signal_ledger.receipt import Outcome, Receipt, to_receipt
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 30.0
+"""How long a call may take with its retries, unless the caller says otherwise."""
+
+_RETRY_DELAY_S = 0.05
+_RETRY_DELAY_MAX_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """Sends signals to one store.
+
+    Args:
+        store: Where they go.
+        new_id: Draws an id for a call: a random UUID as text.
+        limits: Bounds on payloads.
+        delivered: Told of each job whose signal woke it or reached it live, so that an engine need not poll.
+    """
+
+    store: DeliveryStore
+    new_id: Callable[[], SignalId]
+    limits: Limits = DEFAULT_LIMITS
+    delivered: Callable[[JobId, Outcome], None] = lambda _job_id, _outcome: None
+
+    async def send(
+        self,
+        target: object,
+        payload: object,
+        *,
+        channel: str | None,
+        key: str | None,
+        source: str | None,
+        timeout: float,  # noqa: ASYNC109 - it bounds the retries, and ends in DeliveryUnknown
+    ) -> Receipt | list[Receipt]:
+        """Send a signal; see `signal_ledger.signal`."""
+        job_ids, is_single = to_targets(target)
+        checked_key = to_optional_text("key", key)
+        timeout_s = to_seconds("timeout", timeout)
+        stored_channel = to_channel(channel)
+        checked_source = to_optional_text("source", source)
+        encoded = encode_with_digest(payload, self.limits)
+        call_id = self.new_id()
+        deliveries = tuple(
+            [
+                Deliver(
+                    job_id=job_id,
+                    signal_id=call_id if is_single else _id_in_list(call_id, job_id),
+                    channel=stored_channel,
+                    payload=encoded.data,
+                    payload_digest=encoded.digest,
+                    key=checked_key,
+                    key_ids=() if checked_key is None else _ids_of_call(checked_key, job_id),
+                    source=checked_source,
+                )
+                for job_id in (job_ids if is_single else dict.fromkeys(job_ids))
+            ]
+        )
+        replies = await self._deliver(DeliverCall(deliveries=deliveries), call_id, timeout_s) if deliveries else []
+        receipts = [
+            to_receipt(delivery.job_id, delivery.signal_id, reply)
+            for delivery, reply in zip(deliveries, replies, strict=True)
+        ]
+        for receipt in receipts:
+            if receipt.outcome is Outcome.WOKEN or receipt.outcome is Outcome.LIVE:
+                self.delivered(receipt.job_id, receipt.outcome)
+        return receipts[0] if is_single else _in_order(job_ids, receipts)
+
+    async def _deliver(self, call: DeliverCall, call_id: SignalId, timeout_s: float) -> list[DeliverReply]:
+        """Deliver, and try again as long as there is time: the ids stay the same, so nothing is delivered twice."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        delay_s = _RETRY_DELAY_S
+        left_s = timeout_s
+        while True:
+            try:
+                return await self.store.deliver(call, timeout_s=left_s)
+            except TimeoutError:
+                raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s) from None
+            except StoreUnavailableError as error:
+                logger.warning("a signal could not be stored yet: %s", error)
+                left_s = ends - loop.time()
+                if left_s <= 0:
+                    raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s) from error
+            call = replace(call, is_first_try=False)
+            await asyncio.sleep(min(delay_s, left_s))
+            left_s = max(0.0, ends - loop.time())
+            delay_s = min(2 * delay_s, _RETRY_DELAY_MAX_S)
+
+
+def _id_in_list(call_id: SignalId, job_id: JobId) -> SignalId:
+    """Each delivery of a list gets an id of its own, the same one in every try of the call."""
+    return SignalId(str(uuid5(UUID(call_id), str(job_id))))
+
+
+def _ids_of_call(key: str, job_id: JobId) -> tuple[SignalId, ...]:
+    """The ids under which a call without a key is stored, if ``key`` is that call's id (see `DeliveryUnknown`)."""
+    try:
+        call_id = SignalId(str(UUID(key)))
+    except ValueError:
+        return ()
+    return (call_id, _id_in_list(call_id, job_id)) if call_id == key else ()
+
+
+def _in_order(job_ids: list[JobId], receipts: list[Receipt]) -> list[Receipt]:
+    """One receipt for each target; a job listed again got the signal the first time (promise D2)."""
+    if len(receipts) == len(job_ids):
+        return receipts
+    by_job = {receipt.job_id: receipt for receipt in receipts}
+    listed = []
+    for job_id in job_ids:
+        receipt = by_job[job_id]
+        listed.append(receipt)
+        if receipt.outcome not in (Outcome.IGNORED, Outcome.DUPLICATE):
+            by_job[job_id] = replace(receipt, outcome=Outcome.DUPLICATE, reason=Fate.PENDING.value)
+    return listed
+
+
+class HasId(Protocol):
+    """A job: anything with an ``id``."""
+
+    @property
+    def id(self) -> int | None:
+        """The job's id; None before it is enqueued."""
+        ...
+
+
+class CanSignal(ABC):
+    """Something that signals can be sent through: an engine, or a ledger."""
+
+    @property
+    @abstractmethod
+    def _signals(self) -> Sender:
+        """The way to the store."""
+
+    @overload
+    async def signal(
+        self,
+        target: int | HasId,
+        payload: object,
+        *,
+        channel: str | None = None,
+        key: str | None = None,
+        source: str | None = None,
+        timeout: float = TIMEOUT_S,  # noqa: ASYNC109
+    ) -> Receipt: ...
+    @overload
+    async def signal(
+        self,
+        target: Iterable[int | HasId],
+        payload: object,
+        *,
+        channel: str | None = None,
+        key: str | None = None,
+        source: str | None = None,
+        timeout: float = TIMEOUT_S,  # noqa: ASYNC109
+    ) -> list[Receipt]: ...
+
+    async def signal(
+        self,
+        target: int | HasId | Iterable[int | HasId],
+        payload: object,
+        *,
+        channel: str | None = None,
+        key: str | None = None,
+        source: str | None = None,
+        timeout: float = TIMEOUT_S,  # noqa: ASYNC109
+    ) -> Receipt | list[Receipt]:
+        """Deliver a signal to one job or to several; see `signal_ledger.signal`.
+
+        Raises:
+            RuntimeError: This is closed, or can only be read.
+        """
+        return await self._signals.send(target, payload, channel=channel, key=key, source=source, timeout=timeout)

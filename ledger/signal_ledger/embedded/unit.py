@@ -1,0 +1,73 @@
+"""The unit of work of the embedded engine: the ledger's, and the rows of the jobs."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from signal_ledger.embedded.job_row import JobRow, NewJob
+from signal_ledger.names import JobId
+from signal_ledger.unit import LedgerUnit
+
+
+class EmbeddedUnit(LedgerUnit, Protocol):
+    """A transaction on jobs and log together."""
+
+    def insert(self, job: NewJob) -> JobRow:
+        """Insert a job; ids never repeat, not even after a deletion."""
+        ...
+
+    def job(self, job_id: JobId) -> JobRow | None:
+        """Return a job's row."""
+        ...
+
+    def save(self, row: JobRow) -> None:
+        """Write a changed row."""
+        ...
+
+    def remove(self, job_id: JobId) -> None:
+        """Delete a row."""
+        ...
+
+    def due(self, queues: Sequence[str], limit: int) -> list[JobRow]:
+        """Return the scheduled and retryable jobs of these queues whose time has come, the earliest first."""
+        ...
+
+    def next_due_at(self, queues: Sequence[str]) -> datetime | None:
+        """Return when the next scheduled or retryable job of these queues is due."""
+        ...
+
+    def available(self, queue: str, limit: int) -> list[JobRow]:
+        """Return jobs that may run and have an attempt left: by priority, time and id."""
+        ...
+
+    def executing_nodes(self) -> set[int]:
+        """Return the engines that jobs are said to execute on."""
+        ...
+
+    def executing_on(self, node: int) -> list[JobRow]:
+        """Return the jobs that are said to execute on an engine."""
+        ...
+
+    def cancels(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        """Return which of these executing jobs were asked to stop."""
+        ...
+
+    def with_pending(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        """Return which of these jobs have a signal that nobody has consumed."""
+        ...
+
+    def finished_before(self, instant: datetime, limit: int) -> list[JobId]:
+        """Return jobs in a terminal state since before an instant."""
+        ...
+
+    def repairs(self) -> Mapping[JobId, str]:
+        """Return the jobs noted for repair, each with the cause of the missing ``closed`` event."""
+        ...
+
+    def clear_repair(self, job_id: JobId) -> None:
+        """Strike a job off that list."""
+        ...
+
+    def add_node(self, name: str) -> int:
+        """Register an engine and return its id, which never repeats."""
+        ...

@@ -1,0 +1,49 @@
+"""The engines that are open in this process, so that `signal` finds the one to use."""
+
+from abc import abstractmethod
+
+from signal_ledger.delivery import CanSignal
+
+
+class Engine(CanSignal):
+    """What `signal` needs of an engine."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name it is registered under."""
+
+
+_open: list[Engine] = []
+
+
+def register(engine: Engine) -> None:
+    """Note that an engine is open."""
+    _open.append(engine)
+
+
+def unregister(engine: Engine) -> None:
+    """Note that it is not open any more."""
+    if engine in _open:
+        _open.remove(engine)
+
+
+def only_engine() -> Engine:
+    """Return the engine that is open.
+
+    Raises:
+        RuntimeError: There is none, or more than one.
+    """
+    match _open:
+        case [engine]:
+            return engine
+        case []:
+            raise RuntimeError(
+                "signal: expected an open engine in this process, found none; "
+                "open one with lite(...), or use ledger.signal(...) of open_ledger(...)"
+            )
+        case several:
+            names = ", ".join(repr(engine.name) for engine in several)
+            raise RuntimeError(
+                f"signal: expected one open engine, found {len(several)} ({names}); use engine.signal(...)"
+            )

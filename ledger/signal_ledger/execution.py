@@ -1,0 +1,245 @@
+"""One execution of a job, as far as it waits: `await_signal` and the control flow that ends it in a snooze."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_never
+
+from signal_ledger.codec import decode
+from signal_ledger.commands import Snooze, Take
+from signal_ledger.decisions import (
+    CancelRequested,
+    GotSignal,
+    GotTimeout,
+    MustSnooze,
+    OutOfOrder,
+    Stale,
+    TakeReply,
+    Waiting,
+)
+from signal_ledger.engines import Engine
+from signal_ledger.errors import PayloadError, SignalTimeout, StaleExecution
+from signal_ledger.names import Execution as Token
+from signal_ledger.names import JobId, public_channel
+from signal_ledger.ports import LiveWait, WaitingRoom
+from signal_ledger.upcast import NewerEventError
+
+logger = logging.getLogger(__name__)
+
+NEWER_EVENT_DELAY_S = 60
+"""How long a job is snoozed that only a newer version of this library can continue (promise L8)."""
+
+LEFTOVER_GRACE_S = 5.0
+"""How long a cancelled task of an ended execution may take to end."""
+
+
+class EndExecution(BaseException):
+    """Ends `process` where it awaits. Derives from ``BaseException`` so that ``except Exception`` lets it pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sleep:
+    """The execution ends to sleep on a wait."""
+
+    wait: Snooze
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The execution ends because the job was cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superseded:
+    """The execution ends without a trace: a newer one owns the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryLater:
+    """The execution ends with a plain snooze: this process cannot continue the job."""
+
+    seconds: int
+
+
+type Ending = Sleep | Cancelled | Superseded | TryLater
+"""Why an execution ended at an await. Once set it stands, whatever `process` does after it (promise W11)."""
+
+_current: ContextVar["Execution | None"] = ContextVar("signal_ledger_execution", default=None)
+
+
+def current_execution() -> "Execution | None":
+    """Return the execution that the calling task belongs to, also after it has ended."""
+    return _current.get()
+
+
+class Execution:
+    """One execution of a job.
+
+    Args:
+        job_id: The job.
+        token: The execution's token.
+        engine: The engine that runs it, for signals sent from inside of it.
+        room: The engine's waiting room.
+        ends_by: The event loop's time by which the execution must have ended, because a timeout or a rescue would
+            end it; None if it may go on.
+    """
+
+    def __init__(
+        self, *, job_id: JobId, token: Token, engine: Engine, room: WaitingRoom, ends_by: float | None = None
+    ) -> None:
+        self.job_id = job_id
+        self.token = token
+        self.engine = engine
+        self.ending: Ending | None = None
+        self._room = room
+        self._ends_by = ends_by
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._ended: Counter[str] = Counter()
+        self._is_over = False
+
+    async def run[R](self, process: Callable[[], Awaitable[R]]) -> R | None:
+        """Run `process` so that awaits inside of it belong to this execution.
+
+        Returns:
+            What it returned. If the execution has an ending, that stands, whatever process returned or raised.
+        """
+        token = _current.set(self)
+        result = None
+        try:
+            result = await process()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            if self.ending is None:
+                raise
+        finally:
+            _current.reset(token)
+            self._is_over = True
+        if self.ending is not None:
+            await self._cancel_leftovers()
+        return result
+
+    async def await_signal(self, wait_for: timedelta | None, wait_timeout: timedelta, channel: str) -> object:
+        """Wait for the next signal on a channel; see `signal_ledger.await_signal`."""
+        if self._is_over:
+            raise RuntimeError(f"await_signal: job {self.job_id}'s process has returned; await inside of it")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"await_signal: expected the event loop that runs job {self.job_id}, got another one")
+        async with self._turn:
+            if self.ending is not None:
+                raise self._end(self.ending)
+            ordinal = self._ended[channel] + 1
+            reply = await self._outcome(wait_for, wait_timeout, channel, ordinal)
+            self._ended[channel] = ordinal
+        return self._result(reply, channel, ordinal)
+
+    async def _outcome(
+        self, wait_for: timedelta | None, wait_timeout: timedelta, channel: str, ordinal: int
+    ) -> GotSignal | GotTimeout:
+        in_place = wait_for is not None and wait_for <= wait_timeout
+        window_s = self._window_s(None if in_place else wait_timeout.total_seconds())
+        # The place is taken before the first look, so that no hint is missed between the two.
+        live = self._room.enter(self.job_id) if window_s is None or window_s > 0 else None
+        try:
+            take = Take(
+                job_id=self.job_id,
+                execution=self.token,
+                channel=channel,
+                ordinal=ordinal,
+                wait_for=wait_for,
+                in_place=in_place,
+                window=live is not None,
+            )
+            window_ends = None if window_s is None else self._loop.time() + window_s
+            reply = await self._take(take)
+            if live is not None and isinstance(reply, Waiting):
+                reply = await self._live(live, take, reply, window_ends)
+        finally:
+            if live is not None:
+                self._room.leave(self.job_id, live)
+        match reply:
+            case GotSignal() | GotTimeout():
+                return reply
+            case Waiting() | MustSnooze():
+                snooze = Snooze(
+                    job_id=self.job_id, execution=self.token, channel=channel, ordinal=ordinal, wait_for=wait_for
+                )
+                raise self._end(Sleep(wait=snooze))
+            case _:
+                assert_never(reply)
+
+    def _window_s(self, wanted: float | None) -> float | None:
+        """How long the live window may be; None is until the wait's own deadline."""
+        if self._ends_by is None:
+            return wanted
+        left = max(0.0, self._ends_by - self._loop.time())
+        return left if wanted is None else min(wanted, left)
+
+    async def _live(self, live: LiveWait, take: Take, reply: Waiting, window_ends: float | None) -> TakeReply:
+        """Wait for hints and look again, until there is an outcome or the window is over."""
+        while not self._room.is_closing:
+            now = self._loop.time()
+            ends = [] if window_ends is None else [window_ends - now]
+            if window_ends is not None and window_ends <= now:
+                break
+            if reply.left is not None:
+                # At least a millisecond: the store's clock must have passed the deadline, not just reached it.
+                ends.append(max(0.001, reply.left.total_seconds()))
+            await live.hint(min(ends))
+            again = await self._take(take)
+            if not isinstance(again, Waiting):
+                return again
+            reply = again
+        return MustSnooze()
+
+    async def _take(self, take: Take) -> TakeReply:
+        try:
+            reply = await self._room.take(take)
+        except NewerEventError as error:
+            logger.warning("%s; job %d is tried again in %d s", error, self.job_id, NEWER_EVENT_DELAY_S)
+            raise self._end(TryLater(seconds=NEWER_EVENT_DELAY_S)) from None
+        match reply:
+            case Stale():
+                raise self._end(Superseded())
+            case CancelRequested():
+                raise self._end(Cancelled())
+            case OutOfOrder(expected=expected):
+                raise RuntimeError(f"job {self.job_id}: expected await {expected} of its channel next")
+            case _:
+                return reply
+
+    def _result(self, reply: GotSignal | GotTimeout, channel: str, ordinal: int) -> object:
+        match reply:
+            case GotTimeout(deadline_at=deadline_at):
+                raise SignalTimeout(
+                    job_id=self.job_id, channel=public_channel(channel), ordinal=ordinal, deadline_at=deadline_at
+                )
+            case GotSignal(signal_id=signal_id, payload=payload):
+                if payload is None:
+                    raise PayloadError(f"job {self.job_id}: the payload of delivery {signal_id} was erased")
+                return decode(payload)
+            case _:
+                assert_never(reply)
+
+    def _end(self, ending: Ending) -> BaseException:
+        """Settle the ending and return what to raise for it."""
+        self.ending = ending
+        if isinstance(ending, Superseded):
+            return StaleExecution(job_id=self.job_id, execution=self.token)
+        return EndExecution()
+
+    async def _cancel_leftovers(self) -> None:
+        """Cancel the tasks that `process` started and left running (promise W4)."""
+        own = asyncio.current_task()
+        tasks = [task for task in asyncio.all_tasks() if task is not own and task.get_context().get(_current) is self]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, stubborn = await asyncio.wait(tasks, timeout=LEFTOVER_GRACE_S)
+            if stubborn:
+                logger.warning("job %d: %d tasks did not end when cancelled", self.job_id, len(stubborn))

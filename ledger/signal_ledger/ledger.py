@@ -1,0 +1,187 @@
+"""The ledger: signals from a process without an engine, and the questions of operators and auditors."""
+
+from collections.abc import AsyncGenerator, Collection
+from dataclasses import replace
+from datetime import datetime
+
+from signal_ledger.arguments import to_channel, to_job_id, to_optional_text
+from signal_ledger.delivery import CanSignal, HasId, Sender
+from signal_ledger.events import Kind
+from signal_ledger.evolve import fold
+from signal_ledger.instants import require_instant
+from signal_ledger.names import DEFAULT_CHANNEL
+from signal_ledger.ports import EventFilter, LedgerStore, WaitingJob
+from signal_ledger.recorded import RecordedEvent
+from signal_ledger.verify import Report, verify
+from signal_ledger.wait_state import WaitState
+
+_PAGE = 500
+
+
+class Ledger(CanSignal):
+    """The log of a database and its projection. Get one from `signal_ledger.open_ledger` or ``engine.ledger``.
+
+    Args:
+        store: Where the log is kept.
+        sender: Sends signals to it; None for a ledger that can only be read.
+    """
+
+    def __init__(self, store: LedgerStore, sender: Sender | None) -> None:
+        self._store = store
+        self._sender = sender
+
+    @property
+    def _signals(self) -> Sender:
+        if self._sender is None:
+            raise RuntimeError("signal: expected a ledger that can be written, this one was opened read-only")
+        return self._sender
+
+    async def history(self, job_id: int | HasId) -> list[RecordedEvent]:
+        """Return the recorded events of a job, in the order of their versions; empty for a job without any.
+
+        Args:
+            job_id: The job, also one that has been pruned or deleted.
+        """
+        return await self._store.history(to_job_id(job_id))
+
+    async def state(self, job_id: int | HasId, *, at: datetime | None = None, cursor: str | None = None) -> WaitState:
+        """Return a job's wait state, now or as it was.
+
+        Args:
+            job_id: The job; one without events has an idle state of version 0.
+            at: As of a time: the events recorded by then are folded. Marked ``provisional`` if an event of that time
+                may still be recorded.
+            cursor: As of a cursor: the events up to and including the one that has it.
+
+        Raises:
+            ValueError: Both ``at`` and ``cursor`` are given, ``at`` has no time zone, or the cursor is none.
+        """
+        job = to_job_id(job_id)
+        if at is not None and cursor is not None:
+            raise ValueError("state: expected at= or cursor=, got both")
+        if cursor is not None:
+            return fold(job, await self._store.history(job, cursor=cursor))
+        if at is None:
+            return await self._store.state(job)
+        instant = require_instant("at", at)
+        # Asked first: what is settled before the history is read is complete in it.
+        is_settled = await self._store.is_settled(instant)
+        known = []
+        for recorded in await self._store.history(job):
+            if recorded.recorded_at > instant:
+                break
+            known.append(recorded)
+        return replace(fold(job, known), provisional=not is_settled)
+
+    async def waiting(
+        self,
+        *,
+        channel: str | None = None,
+        deadline_before: datetime | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[WaitingJob]:
+        """Return who waits, since when and until when; the longest-waiting first.
+
+        Args:
+            channel: Only waits on this channel; "" is the default channel, None any.
+            deadline_before: Only waits whose deadline is before this instant.
+            limit: At most so many rows, 1 to 10,000.
+            after: The cursor of the last row of the page before.
+        """
+        if type(limit) is not int or not 1 <= limit <= 10_000:
+            raise ValueError(f"limit: expected 1 to 10000, got {limit!r}")
+        return await self._store.waiting(
+            channel=_channel_filter(channel),
+            deadline_before=None if deadline_before is None else require_instant("deadline_before", deadline_before),
+            limit=limit,
+            after=after,
+        )
+
+    async def events(
+        self,
+        *,
+        after: str | None = None,
+        job_id: int | HasId | None = None,
+        kinds: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        source: str | None = None,
+        channel: str | None = None,
+    ) -> AsyncGenerator[RecordedEvent, None]:
+        """Iterate over the log in its order, up to its present end.
+
+        Args:
+            after: A cursor: only events behind it.
+            job_id: Only this job's.
+            kinds: Only these kinds, such as ``{"delivered", "timed_out"}``.
+            since: Only those recorded at this instant or later.
+            until: Only those recorded before this instant.
+            source: Only deliveries with this source.
+            channel: Only this channel's; "" is the default channel, None any.
+
+        Raises:
+            ValueError: A kind is none, an instant has no time zone, or the cursor is none.
+        """
+        wanted = EventFilter(
+            after=after,
+            job_id=None if job_id is None else to_job_id(job_id),
+            kinds=None if kinds is None else frozenset(_kind(kind) for kind in kinds),
+            since=None if since is None else require_instant("since", since),
+            until=None if until is None else require_instant("until", until),
+            source=to_optional_text("source", source),
+            channel=_channel_filter(channel),
+        )
+        page = await self._store.page(wanted, _PAGE)
+        while page:
+            for recorded in page:
+                yield recorded
+            wanted = replace(wanted, after=page[-1].cursor)
+            page = await self._store.page(wanted, _PAGE) if len(page) == _PAGE else []
+
+    async def follow(self, after: str | None = None) -> AsyncGenerator[RecordedEvent, None]:
+        """Follow the log as it grows, without gaps (promise L4). Never ends by itself.
+
+        Args:
+            after: A cursor to continue behind; None begins with the first event, ``"end"`` behind the newest one.
+        """
+        cursor = await self._store.end() if after == "end" else after
+        while True:
+            mark = self._store.mark()
+            async for recorded in self.events(after=cursor):
+                cursor = recorded.cursor
+                yield recorded
+            await self._store.changed(mark)
+
+    async def verify(self) -> Report:
+        """Check the whole log and its projection, at one moment.
+
+        Returns:
+            A report with ``ok`` and ``findings``; each finding names the job, the version and what was expected.
+        """
+        async with self._store.snapshot() as snapshot:
+            return await verify(snapshot)
+
+    async def rebuild(self) -> int:
+        """Fold every stream anew and store the results, while the system runs.
+
+        Returns:
+            How many streams there are.
+
+        Raises:
+            RuntimeError: The ledger was opened read-only.
+        """
+        if self._sender is None:
+            raise RuntimeError("rebuild: expected a ledger that can be written, this one was opened read-only")
+        return await self._store.rebuild()
+
+
+def _channel_filter(channel: str | None) -> str | None:
+    return channel if channel is None or channel == DEFAULT_CHANNEL else to_channel(channel)
+
+
+def _kind(kind: str) -> Kind:
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise ValueError(f"kinds: expected some of {', '.join(Kind)}, got {kind!r}") from None

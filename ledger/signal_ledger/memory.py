@@ -1,0 +1,266 @@
+"""The reference store: everything in memory, every rule as the core states it.
+
+It keeps nothing when the process ends. The other stores are compared to it, and tests of applications can run on it.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from signal_ledger.commands import Command, Take
+from signal_ledger.cursors import cursor_position, cursor_wait, position_cursor, wait_cursor
+from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
+from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
+from signal_ledger.embedded.operations import AddNode
+from signal_ledger.embedded.unit import EmbeddedUnit
+from signal_ledger.evolve import fold
+from signal_ledger.facts import Facts, look_up
+from signal_ledger.jobs import JobState, JobView
+from signal_ledger.names import JobId
+from signal_ledger.operations import DeliverCall, TakeCall
+from signal_ledger.ports import EventFilter, WaitingJob, to_waiting_job
+from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.stored import StoredEvent
+from signal_ledger.unit import Operation
+from signal_ledger.wait_state import Status, WaitState
+
+_STAGEABLE = (JobState.SCHEDULED, JobState.RETRYABLE)
+
+
+@dataclass(slots=True)
+class _Tables:
+    rows: list[StoredEvent] = field(default_factory=list)
+    events: list[RecordedEvent] = field(default_factory=list)
+    streams: defaultdict[JobId, list[RecordedEvent]] = field(default_factory=lambda: defaultdict(list))
+    states: dict[JobId, WaitState] = field(default_factory=dict)
+    jobs: dict[JobId, JobRow] = field(default_factory=dict)
+    repairs: dict[JobId, str] = field(default_factory=dict)
+    last_id: int = 0
+    last_node: int = 0
+
+
+class MemoryUnit:
+    """A transaction on the tables; see `signal_ledger.embedded.unit.EmbeddedUnit`."""
+
+    def __init__(self, tables: _Tables, now: datetime) -> None:
+        self._tables = tables
+        self._now = now
+
+    @property
+    def now(self) -> datetime:
+        return self._now
+
+    # The log
+
+    def view(self, job_id: JobId) -> JobView | None:
+        row = self._tables.jobs.get(job_id)
+        return None if row is None else row.view
+
+    def state(self, job_id: JobId) -> WaitState:
+        stored = self._tables.states.get(job_id)
+        return fold(job_id, self._tables.streams[job_id]) if stored is None else stored
+
+    def facts(self, command: Command, state: WaitState) -> Facts:
+        return look_up(self._tables.streams[command.job_id], state, command)
+
+    def append(self, rows: Sequence[StoredEvent], state: WaitState) -> None:
+        for row in rows:
+            self._tables.rows.append(row)
+            position = len(self._tables.rows)
+            recorded = from_stored(row, position=position, cursor=position_cursor(position))
+            self._tables.events.append(recorded)
+            self._tables.streams[recorded.job_id].append(recorded)
+        self._tables.states[state.job_id] = state
+
+    def wake(self, job_id: JobId) -> None:
+        self.save(self._tables.jobs[job_id].available(self._now))
+
+    def note_repair(self, job_id: JobId, reason: str) -> None:
+        self._tables.repairs[job_id] = reason
+
+    def repairs(self) -> Mapping[JobId, str]:
+        return dict(self._tables.repairs)
+
+    def clear_repair(self, job_id: JobId) -> None:
+        self._tables.repairs.pop(job_id, None)
+
+    # The jobs
+
+    def insert(self, job: NewJob) -> JobRow:
+        self._tables.last_id += 1
+        row = inserted(JobId(self._tables.last_id), job, self._now)
+        self.save(row)
+        return row
+
+    def job(self, job_id: JobId) -> JobRow | None:
+        return self._tables.jobs.get(job_id)
+
+    def save(self, row: JobRow) -> None:
+        self._tables.jobs[row.id] = row
+
+    def remove(self, job_id: JobId) -> None:
+        del self._tables.jobs[job_id]
+
+    def due(self, queues: Sequence[str], limit: int) -> list[JobRow]:
+        rows = [row for row in self._scheduled(queues) if row.scheduled_at <= self._now]
+        return sorted(rows, key=lambda row: (row.scheduled_at, row.id))[:limit]
+
+    def next_due_at(self, queues: Sequence[str]) -> datetime | None:
+        return min((row.scheduled_at for row in self._scheduled(queues)), default=None)
+
+    def available(self, queue: str, limit: int) -> list[JobRow]:
+        rows = [row for row in self._in_state(JobState.AVAILABLE) if row.queue == queue and not row.is_exhausted]
+        return sorted(rows, key=lambda row: (row.priority, row.scheduled_at, row.id))[:limit]
+
+    def executing_nodes(self) -> set[int]:
+        return {row.node for row in self._in_state(JobState.EXECUTING) if row.node is not None}
+
+    def executing_on(self, node: int) -> list[JobRow]:
+        return [row for row in self._in_state(JobState.EXECUTING) if row.node == node]
+
+    def cancels(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        return [row.id for row in self._in_state(JobState.EXECUTING) if row.cancel_requested and row.id in job_ids]
+
+    def with_pending(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        return [job_id for job_id in job_ids if self.state(job_id).inboxes]
+
+    def finished_before(self, instant: datetime, limit: int) -> list[JobId]:
+        finished = [row.id for row in self._tables.jobs.values() if row.ended_at is not None and row.ended_at < instant]
+        return sorted(finished)[:limit]
+
+    def add_node(self, name: str) -> int:  # noqa: ARG002 - nobody asks for it here
+        self._tables.last_node += 1
+        return self._tables.last_node
+
+    def _scheduled(self, queues: Sequence[str]) -> list[JobRow]:
+        return [row for state in _STAGEABLE for row in self._in_state(state) if row.queue in queues]
+
+    def _in_state(self, state: JobState) -> list[JobRow]:
+        return [row for row in self._tables.jobs.values() if row.state is state]
+
+
+class MemoryStore:
+    """A ledger and a job table in memory; see `signal_ledger.ports.TransactionalStore`.
+
+    Args:
+        clock: Returns the present time as an aware UTC datetime.
+    """
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._tables = _Tables()
+        self._grown = asyncio.Event()
+        self._changes = 0
+        self._alive: set[int] = set()
+
+    async def transact[R](self, operation: Operation[EmbeddedUnit, R]) -> R:
+        """Run an operation. It raises before it writes, so that there is nothing to roll back."""
+        result = operation.run(MemoryUnit(self._tables, self._clock()))
+        self._changes += 1
+        self._grown.set()
+        self._grown = asyncio.Event()
+        return result
+
+    async def read[R](self, operation: Operation[EmbeddedUnit, R]) -> R:
+        """Run an operation that only reads."""
+        return operation.run(MemoryUnit(self._tables, self._clock()))
+
+    async def deliver(self, call: DeliverCall, *, timeout_s: float) -> list[DeliverReply]:  # noqa: ARG002
+        """See `signal_ledger.ports.LedgerStore`, as for all methods below."""
+        return await self.transact(call)
+
+    async def take(self, take: Take) -> TakeReply | TakeRefusal:
+        return await self.transact(TakeCall(take=take))
+
+    async def state(self, job_id: JobId) -> WaitState:
+        return MemoryUnit(self._tables, self._clock()).state(job_id)
+
+    async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
+        stream = self._tables.streams[job_id]
+        if cursor is None:
+            return list(stream)
+        position = cursor_position(cursor)
+        return [recorded for recorded in stream if recorded.position <= position]
+
+    async def is_settled(self, instant: datetime) -> bool:
+        return instant < self._clock()
+
+    async def waiting(
+        self, *, channel: str | None, deadline_before: datetime | None, limit: int, after: str | None
+    ) -> list[WaitingJob]:
+        behind = None if after is None else cursor_wait(after)
+        rows = []
+        for state in self._tables.states.values():
+            wait = state.wait
+            if wait is None or state.status not in (Status.LIVE, Status.SNOOZED):
+                continue
+            if channel is not None and wait.channel != channel:
+                continue
+            if deadline_before is not None and (wait.deadline_at is None or wait.deadline_at >= deadline_before):
+                continue
+            if behind is None or (wait.since, state.job_id) > behind:
+                rows.append(to_waiting_job(state, wait, wait_cursor(wait.since, state.job_id)))
+        return sorted(rows, key=lambda row: (row.since, row.job_id))[:limit]
+
+    async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
+        start = 0 if wanted.after is None else cursor_position(wanted.after)
+        return [recorded for recorded in self._tables.events[start:] if wanted.matches(recorded)][:limit]
+
+    async def end(self) -> str | None:
+        return self._tables.events[-1].cursor if self._tables.events else None
+
+    def mark(self) -> int:
+        return self._changes
+
+    async def changed(self, mark: int) -> None:
+        if mark == self._changes:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._grown.wait(), 1.0)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator["MemorySnapshot", None]:
+        yield MemorySnapshot(self._tables)
+
+    async def rebuild(self) -> int:
+        streams = {job_id: stream for job_id, stream in self._tables.streams.items() if stream}
+        self._tables.states = {job_id: fold(job_id, stream) for job_id, stream in streams.items()}
+        return len(streams)
+
+    async def close(self) -> None:
+        return
+
+    async def insert_with(self, connection: object, jobs: Sequence[NewJob]) -> list[JobRow]:  # noqa: ARG002
+        raise TypeError(f"conn: expected None, got {type(connection).__name__}; a store in memory has no connections")
+
+    async def join(self, name: str) -> int:
+        node = await self.transact(AddNode(name=name))
+        self._alive.add(node)
+        return node
+
+    def leave(self, node: int) -> None:
+        self._alive.discard(node)
+
+    def is_gone(self, node: int) -> bool:
+        return node not in self._alive
+
+
+class MemorySnapshot:
+    """See `signal_ledger.ports.Snapshot`. Nothing changes while it is read, as nothing in it waits."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    async def rows(self) -> AsyncIterator[tuple[int, StoredEvent]]:
+        numbered = enumerate(self._tables.rows, start=1)
+        for position, row in sorted(numbered, key=lambda pair: (pair[1].job_id, pair[1].version)):
+            yield position, row
+
+    async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
+        for job_id in sorted(self._tables.states):
+            yield job_id, self._tables.states[job_id]
+
+    async def repairs(self) -> list[JobId]:
+        return sorted(self._tables.repairs)

@@ -1,0 +1,155 @@
+"""What the ledger does in a transaction: deliver, take, and the snooze and close that go with a job's own changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, assert_never
+
+from signal_ledger.commands import Close, Deliver, Snooze, Take
+from signal_ledger.decide import decide
+from signal_ledger.decisions import (
+    Accepted,
+    DeliverReply,
+    Refused,
+    SnoozeRefusal,
+    SnoozeReply,
+    TakeRefusal,
+    TakeReply,
+)
+from signal_ledger.errors import KeyConflict
+from signal_ledger.events import Cause, Delivered, DeliveryOutcome, Event
+from signal_ledger.evolve import evolve
+from signal_ledger.facts import NO_FACTS
+from signal_ledger.names import JobId
+from signal_ledger.stored import to_stored
+from signal_ledger.unit import LedgerUnit
+from signal_ledger.upcast import NewerEventError
+from signal_ledger.wait_state import WaitState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverCall:
+    """One call of `signal`: deliveries to different jobs, all or none (promise D2).
+
+    Args:
+        deliveries: One for each job.
+        is_first_try: The ids are new, so that an earlier try cannot have stored them.
+    """
+
+    deliveries: tuple[Deliver, ...]
+    is_first_try: bool = True
+
+    @property
+    def job_ids(self) -> list[JobId]:
+        """The jobs that are signalled."""
+        return [delivery.job_id for delivery in self.deliveries]
+
+    @property
+    def size_bytes(self) -> int:
+        """The payloads."""
+        return sum([len(delivery.payload) for delivery in self.deliveries])
+
+    def run(self, unit: LedgerUnit) -> list[DeliverReply]:
+        """Deliver, or raise `KeyConflict` with nothing written."""
+        decided = [self._decide(unit, delivery) for delivery in self.deliveries]
+        replies = []
+        for delivery, (state, now, accepted) in zip(self.deliveries, decided, strict=True):
+            if accepted.events:
+                _record(unit, state, accepted.events, now)
+                [delivered] = accepted.events
+                if isinstance(delivered, Delivered) and delivered.outcome is DeliveryOutcome.WOKEN:
+                    unit.wake(delivery.job_id)
+            replies.append(accepted.reply)
+        return replies
+
+    def _decide(self, unit: LedgerUnit, delivery: Deliver) -> tuple[WaitState, datetime, Accepted[DeliverReply]]:
+        state = unit.state(delivery.job_id)
+        is_new = self.is_first_try and delivery.key is None
+        facts = NO_FACTS if is_new else unit.facts(delivery, state)
+        now = _stream_time(unit, state)
+        match decide(state, unit.view(delivery.job_id), delivery, facts, now):
+            case Accepted() as accepted:
+                return state, now, accepted
+            case Refused(refusal=conflict):
+                raise KeyConflict(
+                    job_id=delivery.job_id,
+                    key=conflict.key,
+                    signal_id=conflict.signal_id,
+                    difference=conflict.difference,
+                )
+            case unreachable:
+                assert_never(unreachable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeCall:
+    """An execution's question for the outcome of a wait."""
+
+    size_bytes: ClassVar[int] = 0
+    take: Take
+
+    @property
+    def job_ids(self) -> list[JobId]:
+        """The job that waits."""
+        return [self.take.job_id]
+
+    def run(self, unit: LedgerUnit) -> TakeReply | TakeRefusal:
+        """Take, or say why not."""
+        state = unit.state(self.take.job_id)
+        facts = unit.facts(self.take, state)
+        now = _stream_time(unit, state)
+        match decide(state, unit.view(self.take.job_id), self.take, facts, now):
+            case Accepted(events=events, reply=reply):
+                _record(unit, state, events, now)
+                return reply
+            case Refused(refusal=refusal):
+                return refusal
+            case unreachable:
+                assert_never(unreachable)
+
+
+def snooze(unit: LedgerUnit, command: Snooze) -> SnoozeReply | SnoozeRefusal:
+    """Append the snooze of a wait. The caller then schedules the job as the reply says, in the same transaction."""
+    state = unit.state(command.job_id)
+    now = _stream_time(unit, state)
+    match decide(state, unit.view(command.job_id), command, unit.facts(command, state), now):
+        case Accepted(events=events, reply=reply):
+            _record(unit, state, events, now)
+            return reply
+        case Refused(refusal=refusal):
+            return refusal
+        case unreachable:
+            assert_never(unreachable)
+
+
+def close(unit: LedgerUnit, job_id: JobId, cause: Cause) -> None:
+    """Append the end of a job's run, if the run left events. Belongs before the change of the job that ends it.
+
+    A stream that a newer library has written to cannot be folded here: it is noted for repair, since the job must
+    be able to end all the same.
+    """
+    try:
+        state = unit.state(job_id)
+    except NewerEventError:
+        unit.note_repair(job_id, cause.value)
+        return
+    now = _stream_time(unit, state)
+    accepted = decide(state, unit.view(job_id), Close(job_id=job_id, cause=cause), NO_FACTS, now)
+    _record(unit, state, accepted.events, now)
+
+
+def _stream_time(unit: LedgerUnit, state: WaitState) -> datetime:
+    """The time of the next event: the clock's, but never before the stream's last event (promise W7)."""
+    now = unit.now
+    return now if state.recorded_at is None or now > state.recorded_at else state.recorded_at
+
+
+def _record(unit: LedgerUnit, state: WaitState, events: Sequence[Event], now: datetime) -> None:
+    if not events:
+        return
+    rows = []
+    for event in events:
+        version = state.version + 1
+        state = evolve(state, event, version=version, recorded_at=now)
+        rows.append(to_stored(event, job_id=state.job_id, version=version, recorded_at=now))
+    unit.append(rows, state)

@@ -1,0 +1,148 @@
+"""Recorded events: what the audit queries return."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from signal_ledger.codec import decode
+from signal_ledger.errors import PayloadError
+from signal_ledger.events import KIND_OF, Cause, Delivered, DeliveryOutcome, Event, Kind
+from signal_ledger.names import Execution, JobId, SignalId, public_channel
+from signal_ledger.stored import StoredEvent
+from signal_ledger.upcast import upcast
+
+_CLASS_OF = {kind: event_class for event_class, kind in KIND_OF.items()}
+_FIELDS_OF = {kind: [field.name for field in fields(event_class)] for kind, event_class in _CLASS_OF.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEvent:
+    """An event as the log holds it: the fact, and where and when it was recorded.
+
+    Every column can be read as an attribute; one that the kind does not have is None.
+
+    Args:
+        position: Its place in the whole log. On PostgreSQL positions may have gaps and are not commit order.
+        cursor: An opaque bookmark; pass it as ``after=`` to continue behind this event, or as ``cursor=``.
+        job_id: Its stream.
+        version: Its place in the stream, from 1, without gaps.
+        recorded_at: When, as an aware UTC datetime.
+        schema_version: The version of its columns when it was written.
+        checksum: Lower-case hex SHA-256 over its columns.
+        event: The fact itself, one of `signal_ledger.events`.
+    """
+
+    position: int
+    cursor: str
+    job_id: JobId
+    version: int
+    recorded_at: datetime
+    schema_version: int
+    checksum: str
+    event: Event
+
+    @property
+    def kind(self) -> Kind:
+        """Which event it is."""
+        return KIND_OF[type(self.event)]
+
+    @property
+    def run(self) -> int:
+        """The run it belongs to."""
+        return self.event.run
+
+    @property
+    def execution(self) -> Execution | None:
+        """The execution that did it, or the job's last one for ``closed``."""
+        return getattr(self.event, "execution", None)
+
+    @property
+    def attempt(self) -> int | None:
+        """The job's attempt at the time."""
+        return getattr(self.event, "attempt", None)
+
+    @property
+    def channel(self) -> str | None:
+        """The channel; None is the default channel, and also what ``closed`` has."""
+        return public_channel(getattr(self.event, "channel", None))
+
+    @property
+    def ordinal(self) -> int | None:
+        """Which await on the channel within the run."""
+        return getattr(self.event, "ordinal", None)
+
+    @property
+    def signal_id(self) -> SignalId | None:
+        """The delivery that was made or consumed."""
+        return getattr(self.event, "signal_id", None)
+
+    @property
+    def delivery_version(self) -> int | None:
+        """The version of the delivery that was consumed."""
+        return getattr(self.event, "delivery_version", None)
+
+    @property
+    def payload(self) -> object:
+        """The decoded payload of a delivery; None for other kinds.
+
+        Raises:
+            PayloadError: The stored bytes are damaged or were erased.
+        """
+        if not isinstance(self.event, Delivered):
+            return None
+        if self.event.payload is None:
+            raise PayloadError(f"job {self.job_id}: the payload of event {self.version} was erased")
+        return decode(self.event.payload)
+
+    @property
+    def key(self) -> str | None:
+        """The caller's idempotency key, if one was given."""
+        return getattr(self.event, "key", None)
+
+    @property
+    def source(self) -> str | None:
+        """Who or what signalled."""
+        return getattr(self.event, "source", None)
+
+    @property
+    def deadline_at(self) -> datetime | None:
+        """The wait's deadline."""
+        return getattr(self.event, "deadline_at", None)
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why the run ended."""
+        return getattr(self.event, "cause", None)
+
+    @property
+    def outcome(self) -> DeliveryOutcome | None:
+        """What the delivery did at once."""
+        return getattr(self.event, "outcome", None)
+
+
+def from_stored(row: StoredEvent, *, position: int, cursor: str) -> RecordedEvent:
+    """Read a row of the log, upcast to today's columns.
+
+    Raises:
+        NewerEventError: It was written by a newer version of the library.
+    """
+    return RecordedEvent(
+        position=position,
+        cursor=cursor,
+        job_id=JobId(row.job_id),
+        version=row.version,
+        recorded_at=row.recorded_at,
+        schema_version=row.schema_version,
+        checksum=row.checksum,
+        event=_event(upcast(row)),
+    )
+
+
+def _event(row: StoredEvent) -> Event:
+    columns = row._asdict()
+    if row.outcome is not None:
+        columns["outcome"] = DeliveryOutcome(row.outcome)
+    if row.cause is not None:
+        columns["cause"] = Cause(row.cause)
+    kind = Kind(row.kind)
+    event: Event = _CLASS_OF[kind](**{name: columns[name] for name in _FIELDS_OF[kind]})
+    return event

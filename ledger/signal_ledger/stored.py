@@ -1,0 +1,109 @@
+"""An event as columns, the form in which stores keep it, and the checksum over them (promise L7)."""
+
+import hashlib
+from datetime import datetime
+from typing import NamedTuple
+
+from signal_ledger.events import KIND_OF, Event
+from signal_ledger.instants import to_microseconds
+from signal_ledger.names import JobId
+
+SCHEMA_VERSION = 1
+"""The version of the events that this library writes, and the newest it can read (promise L8)."""
+
+
+class StoredEvent(NamedTuple):
+    """One row of the log. Columns that a kind does not have are None.
+
+    Args:
+        job_id: The stream.
+        version: The place in the stream, from 1.
+        run: See `signal_ledger.events`, as for every column below that is not explained here.
+        kind: Which event, by its stored name.
+        schema_version: The version of the events' columns at the time of writing.
+        recorded_at: When the store recorded it; never runs backwards within a stream.
+        checksum: Lower-case hex SHA-256 of `byte_form`.
+    """
+
+    job_id: int
+    version: int
+    run: int
+    kind: str
+    schema_version: int
+    recorded_at: datetime
+    execution: int | None
+    attempt: int | None
+    channel: str | None
+    ordinal: int | None
+    signal_id: str | None
+    delivery_version: int | None
+    key: str | None
+    source: str | None
+    deadline_at: datetime | None
+    cause: str | None
+    outcome: str | None
+    payload: bytes | None
+    payload_digest: str | None
+    checksum: str
+
+
+_EVENT_COLUMNS = StoredEvent._fields[6:-1]
+
+_RECORDED_AT, _DEADLINE_AT, _PAYLOAD = map(StoredEvent._fields.index, ("recorded_at", "deadline_at", "payload"))
+
+# Where in the columns of an event an enum stands.
+_ENUMS = [_EVENT_COLUMNS.index("cause"), _EVENT_COLUMNS.index("outcome")]
+
+# For each class of events, which of those columns it has.
+_LAYOUTS = {
+    event_class: (kind.value, [name if name in event_class.__slots__ else None for name in _EVENT_COLUMNS])
+    for event_class, kind in KIND_OF.items()
+}
+
+
+def to_stored(event: Event, *, job_id: JobId, version: int, recorded_at: datetime) -> StoredEvent:
+    """Lay an event out in columns and put its checksum on it."""
+    kind, layout = _LAYOUTS[type(event)]
+    columns = [None if name is None else getattr(event, name) for name in layout]
+    for index in _ENUMS:
+        if columns[index] is not None:
+            columns[index] = str(columns[index])
+    row = StoredEvent._make((job_id, version, event.run, kind, SCHEMA_VERSION, recorded_at, *columns, ""))
+    return StoredEvent._make((*row[:-1], checksum(row)))
+
+
+def checksum(row: StoredEvent) -> str:
+    """Return the lower-case hex SHA-256 of a row's byte form."""
+    return hashlib.sha256(byte_form(row)).hexdigest()
+
+
+def byte_form(row: StoredEvent) -> bytes:
+    """Write a row as the bytes that its checksum is taken over.
+
+    Each column from ``job_id`` to ``outcome``, then ``payload_digest`` (the payload itself is left out, so that it
+    can be erased without breaking the checksum), in the order of `StoredEvent`: a netstring of its text, as in
+    D. J. Bernstein's "Netstrings" (1997), or ``-,`` for None. Integers are decimal, instants are microseconds since
+    the epoch, text is UTF-8.
+
+    >>> from datetime import UTC
+    >>> row = StoredEvent(7, 2, 1, "closed", 1, datetime(2026, 11, 23, tzinfo=UTC), 3, 1, *[None] * 7, "completed",
+    ...                   *[None] * 3, "")
+    >>> byte_form(row).decode()
+    '1:7,1:2,1:1,6:closed,1:1,16:1795392000000000,1:3,1:1,-,-,-,-,-,-,-,9:completed,-,-,'
+    """
+    columns: list[object] = list(row[:-1])
+    columns[_RECORDED_AT] = to_microseconds(row.recorded_at)
+    if row.deadline_at is not None:
+        columns[_DEADLINE_AT] = to_microseconds(row.deadline_at)
+    del columns[_PAYLOAD]
+    text = "".join(["-," if column is None else f"{len(part := str(column))}:{part}," for column in columns])
+    if text.isascii():
+        return text.encode()
+    return b"".join([_netstring(column) for column in columns])
+
+
+def _netstring(column: object) -> bytes:
+    if column is None:
+        return b"-,"
+    part = str(column).encode()
+    return b"%d:%b," % (len(part), part)

@@ -1,0 +1,135 @@
+"""The log and its questions: promises L3 to L6."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+from signal_ledger.evolve import fold
+from signal_ledger.jobs import JobState
+from signal_ledger.ledger import Ledger
+from signal_ledger.ports import EventFilter
+from signal_ledger.recorded import RecordedEvent
+from signal_ledger.testing.bench import Bench, take
+from signal_ledger.testing.contract.steps import asleep, executing, kinds
+
+
+class LogContract:
+    """Promises L3 to L6, and the audit queries."""
+
+    async def test_l3_the_stored_state_is_the_fold_and_can_be_rebuilt(self, bench: Bench) -> None:
+        signaller = bench.signaller
+        job_ids = [(await asleep(bench, wait_for=60))[0], (await asleep(bench, channel="c"))[0]]
+        for job_id in job_ids:
+            await signaller.send(job_id, "a")
+            await signaller.send(job_id, "b", channel="other")
+        before = [await bench.store.state(job_id) for job_id in job_ids]
+        assert before == [fold(job_id, await bench.store.history(job_id)) for job_id in job_ids]
+        assert await bench.store.rebuild() == 2
+        assert [await bench.store.state(job_id) for job_id in job_ids] == before
+        assert (await Ledger(bench.store, None).verify()).ok
+
+    async def test_l4_reading_the_log_by_its_cursors_skips_nothing(self, bench: Bench) -> None:
+        signaller = bench.signaller
+        job_ids = [await bench.insert() for _ in range(3)]
+        for number in range(10):
+            await signaller.send(job_ids[number % 3], number)
+        read: list[object] = []
+        after = None
+        while page := await bench.store.page(EventFilter(after=after), 3):
+            read += [recorded.payload for recorded in page]
+            after = page[-1].cursor
+        assert read == list(range(10))
+        assert await bench.store.end() == after
+
+    async def test_l5_the_state_as_of_a_cursor_is_the_fold_up_to_it(self, bench: Bench) -> None:
+        job_id, _ = await asleep(bench, wait_for=60)
+        await bench.signaller.send(job_id)
+        await take(bench, job_id, await executing(bench, job_id))
+        ledger = Ledger(bench.store, None)
+        history = await ledger.history(job_id)
+        for count, recorded in enumerate(history, start=1):
+            assert await ledger.state(job_id, cursor=recorded.cursor) == fold(job_id, history[:count])
+
+    async def test_l5_the_state_as_of_a_time_folds_what_was_recorded_by_then(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        job_id = await bench.insert()
+        signaller = bench.signaller
+        for _ in range(3):
+            await signaller.send(job_id)
+            bench.clock.advance(10)
+        first, second, third = await ledger.history(job_id)
+        assert (await ledger.state(job_id, at=second.recorded_at)).version == 2
+        assert (await ledger.state(job_id, at=first.recorded_at - timedelta(microseconds=1))).version == 0
+        settled = await ledger.state(job_id, at=third.recorded_at)
+        assert (settled.version, settled.provisional) == (3, False)
+        assert (await ledger.state(job_id, at=bench.clock() + timedelta(days=1))).provisional
+
+    async def test_l6_history_outlives_the_job(self, bench: Bench) -> None:
+        job_id = await bench.insert()
+        await bench.signaller.send(job_id)
+        await bench.finish(job_id, await executing(bench, job_id), JobState.COMPLETED)
+        bench.clock.advance(10)
+        await bench.prune()
+        assert await bench.job(job_id) is None
+        assert await kinds(bench, job_id) == ["delivered", "closed"]
+        assert await bench.insert() != job_id
+
+    async def test_waiting_lists_who_waits_the_longest_first(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        waiting = []
+        for wait_for, channel in ((60, ""), (None, "c"), (600, "c")):
+            waiting.append((await asleep(bench, wait_for=wait_for, channel=channel))[0])
+            bench.clock.advance(1)
+        live = await bench.insert()
+        await take(bench, live, await executing(bench, live))
+        woken, _ = await asleep(bench)
+        await bench.signaller.send(woken)
+        rows = await ledger.waiting()
+        assert [row.job_id for row in rows] == [*waiting, live]
+        assert [row.status for row in rows] == ["snoozed"] * 3 + ["live"]
+        assert [row.channel for row in rows] == [None, "c", "c", None]
+        assert [row.deadline_at is None for row in rows] == [False, True, False, True]
+        assert [row.job_id for row in await ledger.waiting(channel="")] == [waiting[0], live]
+        assert [row.job_id for row in await ledger.waiting(channel="c", limit=1)] == [waiting[1]]
+        assert [row.job_id for row in await ledger.waiting(after=rows[1].cursor)] == [waiting[2], live]
+        soon = datetime(2026, 1, 1, 12, 5, tzinfo=UTC)
+        assert [row.job_id for row in await ledger.waiting(deadline_before=soon)] == [waiting[0]]
+
+    async def test_events_can_be_filtered(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        first, second = await bench.insert(), await bench.insert()
+        signaller = bench.signaller
+        await signaller.send(first, 1, channel="c")
+        bench.clock.advance(10)
+        await signaller.send(second, 2)
+        await take(bench, second, await executing(bench, second))
+
+        async def seen(events: AsyncIterator[RecordedEvent]) -> list[tuple[str, object]]:
+            return [(recorded.kind.value, recorded.payload) async for recorded in events]
+
+        everything = [("delivered", 1), ("delivered", 2), ("consumed", None)]
+        assert await seen(ledger.events()) == everything
+        assert await seen(ledger.events(job_id=first)) == everything[:1]
+        assert await seen(ledger.events(kinds=["consumed"])) == everything[2:]
+        assert await seen(ledger.events(since=bench.clock())) == everything[1:]
+        assert await seen(ledger.events(until=bench.clock())) == everything[:1]
+        assert await seen(ledger.events(source="test")) == everything[:2]
+        assert await seen(ledger.events(source="nobody")) == []
+        assert await seen(ledger.events(channel="c")) == everything[:1]
+        assert await seen(ledger.events(channel="")) == everything[1:]
+        [one] = await ledger.history(first)
+        assert await seen(ledger.events(after=one.cursor)) == everything[1:]
+
+    async def test_follow_sees_what_comes(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        job_id = await bench.insert()
+        signaller = bench.signaller
+        await signaller.send(job_id, "before")
+        from_start, from_end = ledger.follow(), ledger.follow(after="end")
+        assert (await anext(from_start)).payload == "before"
+        next_of_both = [asyncio.ensure_future(anext(from_start)), asyncio.ensure_future(anext(from_end))]
+        await asyncio.sleep(0)
+        await signaller.send(job_id, "after")
+        assert [recorded.payload for recorded in await asyncio.gather(*next_of_both)] == ["after", "after"]
+        await from_start.aclose()
+        await from_end.aclose()

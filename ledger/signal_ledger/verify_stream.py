@@ -1,0 +1,175 @@
+"""Checks of one stream: is each event whole, and could the rules have written it?"""
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, assert_never
+
+from signal_ledger.codec import decode, encode_with_digest
+from signal_ledger.errors import PayloadError, SchemaError
+from signal_ledger.events import Awaited, Closed, Consumed, Delivered, Event, Snoozed, TimedOut
+from signal_ledger.evolve import evolve
+from signal_ledger.names import JobId
+from signal_ledger.recorded import from_stored
+from signal_ledger.stored import StoredEvent, checksum
+from signal_ledger.wait_state import Status, WaitState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something in the log, or in its projection, that should not be.
+
+    Args:
+        job_id: The stream.
+        version: The event; None if it is about the stream as a whole.
+        rule: The promise that is broken, such as ``L7 checksum``.
+        expected: What should be there.
+        found: What is there instead. Never a payload.
+    """
+
+    job_id: JobId
+    version: int | None
+    rule: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        where = f"job {self.job_id}" if self.version is None else f"job {self.job_id}, version {self.version}"
+        return f"{where}: {self.rule}: expected {self.expected}, found {self.found}"
+
+
+class _Wrong(NamedTuple):
+    rule: str
+    expected: str
+    found: str
+
+
+class _Pending(NamedTuple):
+    version: int
+    signal_id: str
+    recorded_at: datetime
+
+
+class StreamCheck:
+    """Checks the events of one stream in their order. Memory grows with what is pending only.
+
+    Args:
+        job_id: The stream.
+    """
+
+    def __init__(self, job_id: JobId) -> None:
+        self.job_id = job_id
+        self.state: WaitState | None = WaitState(job_id=job_id)
+        """The fold so far; None once an event could not be read."""
+        self._version = 0
+        self._recorded_at: datetime | None = None
+        self._ends: Counter[str] = Counter()
+        self._pending: dict[str, deque[_Pending]] = {}
+
+    def check(self, row: StoredEvent) -> Iterator[Finding]:
+        """Check the next event."""
+        for wrong in self._wrongs(row):
+            yield Finding(job_id=self.job_id, version=row.version, **wrong._asdict())
+
+    def _wrongs(self, row: StoredEvent) -> Iterator[_Wrong]:
+        if row.version != self._version + 1:
+            yield _Wrong("L1 version", f"version {self._version + 1}", f"version {row.version}")
+        self._version = row.version
+        if (actual := checksum(row)) != row.checksum:
+            yield _Wrong("L7 checksum", f"checksum {row.checksum}", f"columns with checksum {actual}")
+        if self._recorded_at is not None and row.recorded_at < self._recorded_at:
+            yield _Wrong("W7 time", f"a time from {self._recorded_at.isoformat()}", row.recorded_at.isoformat())
+        self._recorded_at = row.recorded_at
+        yield from _payload(row)
+        if self.state is None:
+            return
+        try:
+            event = from_stored(row, position=0, cursor="").event
+        except (SchemaError, ValueError, TypeError) as error:
+            yield _Wrong("L8 readable", "an event that this library knows", str(error))
+            self.state = None
+            return
+        yield from self._rules(self.state, event, row)
+        self.state = evolve(self.state, event, version=row.version, recorded_at=row.recorded_at)
+
+    def _rules(self, state: WaitState, event: Event, row: StoredEvent) -> Iterator[_Wrong]:
+        if event.run != state.open_run:
+            yield _Wrong("W10 run", f"run {state.open_run}", f"run {event.run}")
+        if event.run != state.run or state.status is Status.CLOSED:
+            self._ends.clear()
+            self._pending.clear()
+        match event:
+            case Awaited() | Snoozed():
+                yield from self._open(state, event)
+            case Delivered():
+                pending = _Pending(row.version, event.signal_id, row.recorded_at)
+                self._pending.setdefault(event.channel, deque()).append(pending)
+            case Consumed():
+                yield from self._end(event)
+                yield from self._consumed(state, event)
+            case TimedOut():
+                yield from self._end(event)
+                yield from self._timed_out(state, event, row.recorded_at)
+            case Closed():
+                pass
+            case _:
+                assert_never(event)
+
+    def _open(self, state: WaitState, event: Awaited | Snoozed) -> Iterator[_Wrong]:
+        expected = self._ends[event.channel] + 1
+        if event.ordinal != expected:
+            yield _Wrong("W9 ordinal", f"await {expected}", f"await {event.ordinal}")
+        wait = state.wait_on(event.channel)
+        if wait is not None and wait.deadline_is_final and wait.deadline_at != event.deadline_at:
+            yield _Wrong("W6 deadline", _instant(wait.deadline_at), _instant(event.deadline_at))
+
+    def _end(self, event: Consumed | TimedOut) -> Iterator[_Wrong]:
+        self._ends[event.channel] += 1
+        expected = self._ends[event.channel]
+        if event.ordinal != expected:
+            yield _Wrong("W8 one outcome a wait", f"await {expected}", f"await {event.ordinal}")
+
+    def _consumed(self, state: WaitState, event: Consumed) -> Iterator[_Wrong]:
+        pending = self._pending.get(event.channel)
+        if not pending:
+            yield _Wrong("W8 at most once", "a pending signal", f"{event.signal_id}, which is not pending")
+            return
+        oldest = pending[0]
+        if (oldest.version, oldest.signal_id) != (event.delivery_version, event.signal_id):
+            yield _Wrong("D4 first in, first out", f"delivery {oldest.version}", f"delivery {event.delivery_version}")
+        wait = state.wait_on(event.channel)
+        if wait is not None and wait.deadline_at is not None and oldest.recorded_at > wait.deadline_at:
+            yield _Wrong("W7 deadline", f"a signal by {_instant(wait.deadline_at)}", _instant(oldest.recorded_at))
+        remaining = [signal for signal in pending if signal.signal_id != event.signal_id]
+        self._pending[event.channel] = deque(remaining)
+
+    def _timed_out(self, state: WaitState, event: TimedOut, recorded_at: datetime) -> Iterator[_Wrong]:
+        wait = state.wait_on(event.channel)
+        if wait is None or wait.deadline_at != event.deadline_at:
+            found = "no open wait" if wait is None else _instant(wait.deadline_at)
+            yield _Wrong("W6 deadline", _instant(event.deadline_at), found)
+        if recorded_at <= event.deadline_at:
+            yield _Wrong("W7 deadline", f"a time after {_instant(event.deadline_at)}", _instant(recorded_at))
+        pending = self._pending.get(event.channel)
+        if pending and pending[0].recorded_at <= event.deadline_at:
+            yield _Wrong("W7 deadline", f"delivery {pending[0].version} consumed", "a timeout")
+
+
+def _payload(row: StoredEvent) -> Iterator[_Wrong]:
+    """The digest is that of the canonical encoding; of the bytes themselves if another program wrote them."""
+    if row.payload is None:
+        return
+    of_bytes = hashlib.sha256(row.payload).hexdigest()
+    try:
+        canonical = encode_with_digest(decode(row.payload)).digest
+    except PayloadError as error:
+        yield _Wrong("D9 payload", "bytes that decode", str(error))
+        canonical = None
+    if row.payload_digest not in (of_bytes, canonical):
+        yield _Wrong("L7 payload", f"a payload with digest {row.payload_digest}", "another payload")
+
+
+def _instant(instant: datetime | None) -> str:
+    return "no deadline" if instant is None else instant.isoformat(timespec="microseconds")

@@ -1,0 +1,125 @@
+"""`await_signal` and `signal`: the two functions that jobs and their surroundings call."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import overload
+
+from signal_ledger.arguments import to_channel, to_duration
+from signal_ledger.delivery import TIMEOUT_S, HasId
+from signal_ledger.engines import only_engine
+from signal_ledger.execution import current_execution
+from signal_ledger.receipt import Receipt
+
+
+async def await_signal(
+    wait_for: float | timedelta | None = None,
+    wait_timeout: float | timedelta = 5.0,
+    *,
+    channel: str | None = None,
+) -> object:
+    """Wait inside a job for the next signal on a channel, durably.
+
+    For ``wait_timeout`` the job waits live; then it is snoozed, and `process` runs again from its top when a signal
+    arrives or the deadline passes. Awaits that have ended before return (or raise) again what they did then, so write
+    `process` so that whatever stands before an await may run again.
+
+    Args:
+        wait_for: How long to wait in all: seconds, a timedelta, or None for indefinitely. Counts from the first
+            snooze; if it is not longer than ``wait_timeout``, from the start of the wait.
+        wait_timeout: How long to wait live before the job is snoozed: seconds or a timedelta; 0 snoozes at once.
+        channel: The channel to wait on: 1 to 255 bytes of text; None is the default channel.
+
+    Returns:
+        The payload, equal to what was sent and of the same type.
+
+    Raises:
+        SignalTimeout: The deadline passed. It is raised again in every later execution of the run: catch it.
+        PayloadError: The stored payload is damaged. The next await gets the next signal.
+        RuntimeError: The caller is no executing job, or its `process` has returned.
+        TypeError: A duration or the channel is of another type.
+        ValueError: A duration is negative, not finite or longer than 50 years, or the channel is unfit.
+
+    Example:
+        ::
+
+            @worker()
+            class ApprovalWorker:
+                async def process(self, job):
+                    try:
+                        payload = await await_signal(wait_for=timedelta(days=1))
+                    except SignalTimeout:
+                        return Cancel("no decision")
+                    return Record(payload["decision"])
+    """
+    duration = None if wait_for is None else to_duration("wait_for", wait_for)
+    window = to_duration("wait_timeout", wait_timeout)
+    stored_channel = to_channel(channel)
+    execution = current_execution()
+    if execution is None:
+        raise RuntimeError("await_signal: expected to be called inside a job's process, which an engine runs")
+    return await execution.await_signal(duration, window, stored_channel)
+
+
+@overload
+async def signal(
+    target: int | HasId,
+    payload: object,
+    *,
+    channel: str | None = None,
+    key: str | None = None,
+    source: str | None = None,
+    timeout: float = TIMEOUT_S,  # noqa: ASYNC109
+) -> Receipt: ...
+@overload
+async def signal(
+    target: Iterable[int | HasId],
+    payload: object,
+    *,
+    channel: str | None = None,
+    key: str | None = None,
+    source: str | None = None,
+    timeout: float = TIMEOUT_S,  # noqa: ASYNC109
+) -> list[Receipt]: ...
+
+
+async def signal(
+    target: int | HasId | Iterable[int | HasId],
+    payload: object,
+    *,
+    channel: str | None = None,
+    key: str | None = None,
+    source: str | None = None,
+    timeout: float = TIMEOUT_S,  # noqa: ASYNC109
+) -> Receipt | list[Receipt]:
+    """Deliver a signal to one job or to several. When it returns, the delivery is durable.
+
+    Inside a job its engine is used, elsewhere the only one that is open in the process.
+
+    Args:
+        target: A job id, a job, or an iterable of these. Several are one transaction: all or none.
+        payload: Any value that erlpack can pack, at most 16 MiB encoded.
+        channel: The channel: 1 to 255 bytes of text; None is the default channel.
+        key: Makes the call idempotent: a second delivery to the job with this key writes nothing, for ever.
+        source: Who or what signals, for the audit: 1 to 255 bytes of text.
+        timeout: Bounds the call with its retries, in seconds.
+
+    Returns:
+        A receipt for a single target, a list of them in the same order for several.
+
+    Raises:
+        PayloadError: The payload cannot be encoded; nothing was written.
+        KeyConflict: The key belongs to a signal with another payload or channel; nothing was written.
+        DeliveryUnknown: Time was up; the error tells how to repeat the call safely.
+        RuntimeError: No engine is open, or more than one.
+        TypeError: An argument is of another type than expected.
+        ValueError: An argument is out of range, or a job has not been enqueued.
+
+    Example:
+        ::
+
+            receipt = await signal(job_id, {"decision": "approved"}, source="ada@example.com")
+            assert receipt.outcome in ("woken", "live", "buffered")
+    """
+    execution = current_execution()
+    engine = only_engine() if execution is None else execution.engine
+    return await engine.signal(target, payload, channel=channel, key=key, source=source, timeout=timeout)

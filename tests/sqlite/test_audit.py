@@ -1,0 +1,261 @@
+"""Audit on SQLite: tampering is named, questions go through indexes, rebuilding goes on beside the work."""
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from signal_ledger.codec import encode
+from signal_ledger.ledger import Ledger
+from signal_ledger.testing.bench import take
+from signal_ledger_adapters.sqlite import rebuild
+from signal_ledger_adapters.sqlite.statements import statement
+
+UNGUARD = "DROP TRIGGER signal_ledger_events_no_update; DROP TRIGGER signal_ledger_events_no_delete;"
+
+
+@pytest.fixture
+async def tamper(bench, path):
+    """A log with a wait that was consumed, and a way behind the database's back."""
+    job_id = await bench.insert()
+    await take(bench, job_id, await bench.fetch(job_id))
+    await bench.signaller.send(job_id, {"decision": "approved"})
+
+    def change(script, *, unguarded=True):
+        connection = sqlite3.connect(path)
+        connection.executescript((UNGUARD if unguarded else "") + script)
+        connection.close()
+
+    return change
+
+
+async def rules(bench):
+    report = await Ledger(bench.store, None).verify()
+    return [(finding.version, finding.rule) for finding in report.findings]
+
+
+async def test_an_untouched_log_is_ok(bench, tamper):
+    assert await rules(bench) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "source = 'somebody else'",
+        "recorded_at = '2026-01-01T12:00:00.000001Z'",
+        "key = 'k'",
+        "outcome = 'buffered'",
+        "channel = 'other'",
+    ],
+)
+async def test_l7_a_row_altered_behind_the_databases_back_is_found_and_named(bench, tamper, change):
+    tamper(f"UPDATE signal_ledger_events SET {change} WHERE version = 2")
+    assert (2, "L7 checksum") in await rules(bench)
+
+
+async def test_l7_an_altered_payload_is_found(bench, tamper):
+    forged = encode({"decision": "declined"}).hex()
+    tamper(f"UPDATE signal_ledger_events SET payload = x'{forged}' WHERE version = 2")
+    assert await rules(bench) == [(2, "L7 payload")]
+
+
+async def test_l1_a_deleted_event_is_found(bench, tamper):
+    tamper("DELETE FROM signal_ledger_events WHERE version = 1")
+    assert (2, "L1 version") in await rules(bench)
+    tamper("DELETE FROM signal_ledger_events", unguarded=False)
+    assert await rules(bench) == [(None, "L3 projection")]
+
+
+async def test_l3_an_altered_projection_is_found_and_rebuilt(bench, tamper):
+    for change in (
+        "UPDATE signal_ledger_waits SET status = 'idle'",
+        "UPDATE signal_ledger_waits SET waits = 'nonsense'",
+        "DELETE FROM signal_ledger_waits",
+        """INSERT INTO signal_ledger_waits
+           SELECT 99, run, version, recorded_at, status, current, ordinal, since, deadline_at, execution, waits,
+                  inboxes, schema_version
+           FROM signal_ledger_waits""",
+        "DROP TABLE signal_ledger_repairs; CREATE TABLE signal_ledger_repairs (job_id INTEGER PRIMARY KEY, cause TEXT)",
+    ):
+        tamper(change, unguarded=False)
+        found = await rules(bench)
+        assert found == ([] if "DROP" in change else [(None, "L3 projection")]), change
+        assert await bench.store.rebuild() == 1
+        assert await rules(bench) == []
+
+
+async def test_l3_what_other_programs_do_to_jobs_is_noted_for_repair(bench, path):
+    ended, deleted, quiet = [await bench.insert() for _ in range(3)]
+    for job_id in (ended, deleted):
+        await bench.signaller.send(job_id)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE oban_jobs SET state = 'cancelled' WHERE id IN (?, ?)", (ended, quiet))
+    connection.execute("DELETE FROM oban_jobs WHERE id = ?", (deleted,))
+    connection.commit()
+    connection.close()
+    report = await Ledger(bench.store, None).verify()
+    assert [(finding.job_id, finding.rule) for finding in report.findings] == [
+        (ended, "L3 repair"),
+        (deleted, "L3 repair"),
+    ]
+    from signal_ledger.embedded.operations import Repair
+
+    assert await bench.store.transact(Repair()) == 2
+    assert (await Ledger(bench.store, None).verify()).ok
+    assert (await bench.store.history(ended))[-1].cause == "cancelled"
+    assert (await bench.store.history(deleted))[-1].cause == "deleted"
+    assert await bench.store.history(quiet) == []
+
+
+async def test_l3_rebuilding_goes_on_while_signals_arrive(bench, monkeypatch):
+    monkeypatch.setattr(rebuild, "STREAMS_AT_ONCE", 2)
+    job_ids = [await bench.insert() for _ in range(9)]
+    for job_id in job_ids:
+        await bench.signaller.send(job_id)
+
+    async def keep_signalling():
+        for number in range(30):
+            await bench.signaller.send(job_ids[number % 9], number)
+
+    counts = await asyncio.gather(bench.store.rebuild(), keep_signalling(), bench.store.rebuild())
+    assert (counts[0], counts[2]) == (9, 9)
+    assert (await Ledger(bench.store, None).verify()).ok
+
+
+async def test_a_snapshot_is_of_one_moment(bench):
+    job_ids = [await bench.insert() for _ in range(3)]
+    await bench.signaller.send_all(job_ids)
+    async with bench.store.snapshot() as snapshot:
+        rows = snapshot.rows()
+        first = await anext(rows)
+        await bench.signaller.send_all(job_ids, "meanwhile")
+        rest = [row async for row in rows]
+        states = [state async for _, state in snapshot.states()]
+    assert len([first, *rest]) == 3
+    assert [state.version for state in states] == [1, 1, 1]
+
+
+async def test_l5_an_instant_is_settled_once_nobody_can_write_at_it(bench, path):
+    job_id = await bench.insert()
+    await bench.signaller.send(job_id)
+    [event] = await bench.store.history(job_id)
+    bench.clock.advance(10)
+    assert await bench.store.is_settled(event.recorded_at)
+    assert not await bench.store.is_settled(bench.clock())
+    await bench.signaller.send(job_id)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    # Behind a newer event there is nothing to wait for; otherwise the one who has the lock might still write.
+    assert await bench.store.is_settled(event.recorded_at)
+    bench.clock.advance(10)
+    asking = asyncio.create_task(bench.store.is_settled(bench.clock()))
+    await asyncio.sleep(0.02)
+    assert not asking.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert not await asking
+
+
+async def test_l5_a_read_only_ledger_can_only_be_sure_of_what_lies_behind_an_event(bench, path):
+    from signal_ledger import open_ledger
+
+    job_id = await bench.insert()
+    await bench.signaller.send(job_id)
+    first = bench.clock()
+    bench.clock.advance(10)
+    async with open_ledger(f"sqlite:///{path}", read_only=True) as ledger:
+        assert (await ledger.state(job_id, at=first)).provisional
+        await bench.signaller.send(job_id)
+        assert not (await ledger.state(job_id, at=first)).provisional
+
+
+PLANS = {
+    "append_event": [],
+    "stream": ["USING INDEX signal_ledger_events_version (job_id=?)"],
+    "load_jobs": [
+        "SEARCH job USING INTEGER PRIMARY KEY",
+        "SEARCH wait USING INTEGER PRIMARY KEY",
+        "USING COVERING INDEX signal_ledger_events_version (job_id=?)",
+    ],
+    "save_state": [],
+    "wake_job": ["USING INTEGER PRIMARY KEY"],
+    "prior_by_key": ["signal_ledger_events_key (job_id=? AND key=?)", "signal_ledger_events_consumed (job_id=?"],
+    "prior_by_id": ["signal_ledger_events_delivered (job_id=? AND signal_id=?)"],
+    "outcome_of_wait": ["signal_ledger_events_outcome (job_id=? AND run=? AND channel=? AND ordinal=?)"],
+    "outcomes_of_channel": ["signal_ledger_events_outcome (job_id=? AND run=? AND channel=?)"],
+    "oldest_pending": ["signal_ledger_events_version (job_id=? AND version>?)"],
+    "jobs_with_pending": ["SEARCH signal_ledger_waits USING INTEGER PRIMARY KEY"],
+    "note_repair": [],
+    "repairs": ["signal_ledger_repairs"],
+    "clear_repair": ["USING INTEGER PRIMARY KEY"],
+    "job_insert": [],
+    "job_get": ["USING INTEGER PRIMARY KEY"],
+    "job_update": ["USING INTEGER PRIMARY KEY"],
+    "job_delete": ["USING INTEGER PRIMARY KEY"],
+    "jobs_due": ["oban_jobs_scheduled (queue=? AND scheduled_at<?)"],
+    "jobs_next_due": ["oban_jobs_scheduled (queue=?)"],
+    "jobs_available": ["oban_jobs_available (queue=?)"],
+    "executing_nodes": ["oban_jobs_executing (node>?)"],
+    "jobs_executing_on": ["oban_jobs_executing (node=?)"],
+    "jobs_cancels": ["SEARCH oban_jobs USING INTEGER PRIMARY KEY"],
+    "jobs_finished": ["oban_jobs_completed", "oban_jobs_cancelled", "oban_jobs_discarded"],
+    "node_insert": [],
+    "streams_after": ["USING COVERING INDEX signal_ledger_events_version (job_id>?)"],
+    "drop_orphans": ["signal_ledger_events_version (job_id=?)"],
+}
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+@pytest.mark.parametrize("name", PLANS)
+async def test_every_statement_finds_its_rows_through_an_index(bench, path, name, analyzed):
+    connection = sqlite3.connect(path)
+    if analyzed:
+        # With statistics of a small file, which may tempt the planner to scan.
+        connection.execute("ANALYZE")
+    sql = statement(name)
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", ["1"] * sql.count("?"))]
+    connection.close()
+    for index in PLANS[name]:
+        assert any(index in step for step in plan), plan
+    if name not in ("drop_orphans", "repairs"):
+        assert not any(step.startswith(("SCAN oban_jobs", "SCAN signal_ledger_events")) for step in plan), plan
+
+
+def test_every_statement_has_a_header_and_a_plan():
+    from importlib.resources import files
+
+    folder = files("signal_ledger_adapters.sqlite") / "queries"
+    names = {entry.name.removesuffix(".sql") for entry in folder.iterdir() if entry.name.endswith(".sql")}
+    assert names == set(PLANS)
+    for name in names:
+        text = (folder / f"{name}.sql").read_text()
+        assert text.startswith("-- ")
+        assert "-- Parameters:" in text
+        assert "-- Rows:" in text
+
+
+async def test_a_page_of_who_waits_comes_from_its_index(bench, path):
+    statements = []
+    from sqlalchemy import event
+
+    event.listen(
+        bench.store._engine.sync_engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, sql, parameters, _context, _many: statements.append((sql, parameters)),
+    )
+    ledger = Ledger(bench.store, None)
+    await ledger.waiting(limit=10)
+    await ledger.waiting(limit=10, channel="c", after="w1_1", deadline_before=bench.clock())
+    await ledger.history(1)
+    _ = [one async for one in ledger.events(after="p1")]
+    connection = sqlite3.connect(path)
+    plans = [
+        " / ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters))
+        for sql, parameters in statements
+        if sql.startswith("SELECT")
+    ]
+    connection.close()
+    assert len(plans) == 4
+    assert all("signal_ledger_waits_since" in plan and "TEMP B-TREE" not in plan for plan in plans[:2]), plans
+    assert "signal_ledger_events_version (job_id=?)" in plans[2]
+    assert "INTEGER PRIMARY KEY (rowid>?)" in plans[3]
