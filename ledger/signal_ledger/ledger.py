@@ -143,7 +143,8 @@ class Ledger(CanSignal):
         """Follow the log as it grows, without gaps (promise L4). Never ends by itself.
 
         Args:
-            after: A cursor to continue behind; None begins with the first event, ``"end"`` behind the newest one.
+            after: A cursor to continue behind; None begins with the first event, ``"end"`` behind the one that is the
+                newest when the iteration begins.
         """
         cursor = await self._store.end() if after == "end" else after
         while True:

@@ -47,14 +47,12 @@ def schema_of(path):
     return {name: re.sub(r"\s+", " ", sql or "") for name, sql in rows}
 
 
-async def test_d1_every_connection_syncs_its_commits_and_says_so(path):
-    store = await SqliteStore.open(path, clock=clock, create=True)
-    writer = store._writing._connection
+async def test_d1_every_connection_syncs_its_commits_and_says_so(bench):
+    writer = bench.store._writing._connection
     assert writer.execute("PRAGMA synchronous").fetchone() == (2,)
     assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    async with store._engine.connect() as connection:
+    async with bench.store._engine.connect() as connection:
         assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2
-    await store.close()
 
 
 def test_d1_a_connection_that_would_not_sync_is_refused(path, monkeypatch):

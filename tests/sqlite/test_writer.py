@@ -333,6 +333,16 @@ async def test_l3_a_projection_that_is_missing_or_unreadable_is_folded_from_the_
     assert "cannot be read; folding its stream instead" in caplog.text
 
 
+async def test_a_job_whose_stream_was_just_rebuilt_is_known_as_a_job_too(bench):
+    """Found by the state machine."""
+    job_id = await bench.insert()
+    await bench.signaller.send(job_id)
+    bench.store._writing._known.forget()
+    await bench.store.rebuild()
+    await bench.cancel(job_id)
+    assert (await bench.store.history(job_id))[-1].cause == "cancelled"
+
+
 async def test_l8_a_stream_of_a_newer_library_is_refused_and_left_alone(bench, path):
     from signal_ledger.upcast import NewerEventError
 

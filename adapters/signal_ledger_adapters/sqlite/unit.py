@@ -46,10 +46,7 @@ _JOB_STATES = {state.value: state for state in JobState}
 
 
 class Known:
-    """What a connection knows of jobs from its own transactions, as long as nobody else has written.
-
-    Both dicts hold the same jobs; a view without a state is not trusted.
-    """
+    """What a connection knows of jobs from its own transactions, as long as nobody else has written."""
 
     def __init__(self) -> None:
         self.views: dict[JobId, JobView | None] = {}
@@ -95,7 +92,9 @@ class SqliteUnit:
 
     def preload(self, job_ids: Iterable[JobId]) -> None:
         """Read the views and states of jobs, all in one statement."""
-        wanted = [job_id for job_id in dict.fromkeys(job_ids) if job_id not in self._states]
+        wanted = [
+            job_id for job_id in dict.fromkeys(job_ids) if job_id not in self._states or job_id not in self._views
+        ]
         if not wanted:
             return
         loaded = self._select("load_jobs", to_json(wanted))

@@ -1,0 +1,54 @@
+"""Driving a coroutine step by step: to cancel it, or to kill the process, at exactly its n-th suspension."""
+
+import asyncio
+import os
+import signal
+
+
+class At:
+    """Awaits a coroutine; at its n-th suspension, counted from 1, does something and maybe throws into it."""
+
+    def __init__(self, n, coroutine, act):
+        self.n = n
+        self.coroutine = coroutine
+        self.act = act
+        self.suspensions = 0
+
+    def __await__(self):
+        steps = self.coroutine.__await__()
+        value = error = None
+        while True:
+            try:
+                waits_for = steps.send(value) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                return stop.value
+            value = error = None
+            self.suspensions += 1
+            if self.suspensions == self.n:
+                error = self.act(waits_for)
+                continue
+            try:
+                value = yield waits_for
+            except BaseException as thrown:
+                error = thrown
+
+
+def cancel_at(n, coroutine):
+    """Cancel a coroutine at its n-th suspension, as `Task.cancel` does it."""
+
+    def act(waits_for):
+        if waits_for is not None:
+            waits_for._asyncio_future_blocking = False
+            waits_for.cancel()
+        return asyncio.CancelledError()
+
+    return At(n, coroutine, act)
+
+
+def kill_at(n, coroutine):
+    """SIGKILL this very process at a coroutine's n-th suspension."""
+
+    def act(_waits_for):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return At(n, coroutine, act)
