@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from signal_ledger.commands import Close, Deliver, Snooze, Take
@@ -21,7 +22,7 @@ from signal_ledger.verify_stream import StreamCheck
 from signal_ledger.wait_state import Status
 
 JOB = 1
-CHANNELS = st.sampled_from(["", "", "votes"])
+CHANNELS = st.sampled_from(["", "", "", "votes"])
 WAIT_FOR = st.none() | st.sampled_from([timedelta(0), timedelta(seconds=5), timedelta(seconds=60)])
 STATES = st.sampled_from([JobState.EXECUTING] * 5 + [JobState.SCHEDULED] * 3 + list(JobState))
 
@@ -30,26 +31,23 @@ STATES = st.sampled_from([JobState.EXECUTING] * 5 + [JobState.SCHEDULED] * 3 + l
 def steps(draw):
     """A job as it is found, when, and what is asked of it."""
     execution = draw(st.integers(1, 3))
-    view = draw(
-        st.none()
-        | st.builds(
-            JobView,
-            state=STATES,
-            execution=st.integers(1, 3) | st.just(execution),
-            attempt=st.just(1),
-            cancel_requested=st.sampled_from([False] * 9 + [True]),
-        )
+    view = JobView(
+        state=draw(STATES),
+        execution=draw(st.integers(1, 3)),
+        attempt=1,
+        cancel_requested=draw(st.sampled_from([False] * 9 + [True])),
     )
+    found = draw(st.sampled_from(["as the log left it"] * 7 + ["as it may be"] * 2 + ["missing"]))
     channel = draw(CHANNELS)
-    kind = draw(st.sampled_from(["deliver", "deliver", "take", "take", "take", "snooze", "close"]))
+    kind = draw(st.sampled_from(["deliver"] * 6 + ["take"] * 9 + ["snooze"] * 4 + ["close"]))
     seconds = draw(st.sampled_from([0, 0.000001, 1, 5, 61]))
     extra = {
         "wait_for": draw(WAIT_FOR),
-        "back": draw(st.sampled_from([0, 0, 0, 1])),
+        "back": draw(st.sampled_from([0, 0, 1])),
         "key": draw(st.none() | st.just("k")),
     }
     flags = {"in_place": draw(st.booleans()), "window": draw(st.booleans())}
-    return view, seconds, kind, channel, execution, extra, flags
+    return view, found, seconds, kind, channel, execution, extra, flags
 
 
 class History:
@@ -83,11 +81,25 @@ class History:
         in_place = flags["in_place"] and extra["wait_for"] is not None
         return Take(ordinal=max(1, len(ends) + 1 - extra["back"]), in_place=in_place, window=flags["window"], **common)
 
+    def job(self, view, found, command):
+        """The job as it is found: mostly as its last event left it, else little would ever happen."""
+        if found == "missing":
+            return None
+        if found == "as it may be":
+            return view
+        if isinstance(command, Take | Snooze):
+            return replace(view, state=JobState.EXECUTING, execution=command.execution)
+        sleeps = self.state.status is Status.SNOOZED
+        state = JobState.SCHEDULED if sleeps else JobState.EXECUTING
+        return replace(view, state=state, execution=self.state.execution)
+
     def decide(self, step):
-        view, seconds, kind, channel, execution, extra, flags = step
+        view, found, seconds, kind, channel, execution, extra, flags = step
         self.now += timedelta(seconds=seconds)
         command = self.command(kind, channel, execution, extra, flags)
-        decision = decide(self.state, view, command, look_up(self.events, self.state, command), self.now)
+        decision = decide(
+            self.state, self.job(view, found, command), command, look_up(self.events, self.state, command), self.now
+        )
         if isinstance(decision, Accepted):
             self.replies.append((command, decision))
             for one in decision.events:
@@ -111,7 +123,7 @@ def written(all_steps):
     return history
 
 
-HISTORIES = st.lists(steps(), max_size=40).map(written)
+HISTORIES = (st.lists(steps(), max_size=8) | st.lists(steps(), min_size=12, max_size=40)).map(written)
 
 
 @given(HISTORIES)
@@ -238,6 +250,8 @@ def test_the_histories_are_interesting():
     """What the laws above are checked on: every kind of event, every outcome, more than one run."""
     met = Counter()
 
+    # The same examples in each run: what is met must not depend on luck.
+    @settings(max_examples=200, derandomize=True, database=None)
     @given(HISTORIES)
     def look(history):
         for one in history.events:

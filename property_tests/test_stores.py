@@ -15,6 +15,8 @@ from signal_ledger.testing.clock import ManualClock
 from signal_ledger.testing.machine import REACHED, LedgerMachine
 from signal_ledger_adapters.sqlite.store import SqliteStore
 
+ROUNDS_MAX = 3
+
 
 class Machine(LedgerMachine):
     """The reference store and the SQLite store, which crashes."""
@@ -50,6 +52,11 @@ class Machine(LedgerMachine):
 
 def test_the_sqlite_store_does_as_the_reference_does():
     Machine.reached.clear()
-    run_state_machine_as_test(Machine, settings=settings())
-    missing = [case for case in REACHED if not Machine.reached[case]]
+    # Rare cases may need a second round; a run without them would prove little.
+    missing = list(REACHED)
+    for _ in range(ROUNDS_MAX):
+        run_state_machine_as_test(Machine, settings=settings())
+        missing = [case for case in REACHED if not Machine.reached[case]]
+        if not missing:
+            break
     assert not missing, f"a run that never met {missing} proves little: {Machine.reached}"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 
 from signal_ledger.codec import decode
 from signal_ledger.errors import PayloadError
@@ -81,7 +82,7 @@ class RecordedEvent:
         return getattr(self.event, "delivery_version", None)
 
     @property
-    def payload(self) -> object:
+    def payload(self) -> Any:  # noqa: ANN401 - whatever was sent, as with json.loads
         """The decoded payload of a delivery; None for other kinds.
 
         Raises:

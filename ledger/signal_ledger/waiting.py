@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import overload
+from typing import Any, overload
 
 from signal_ledger.arguments import to_channel, to_duration
 from signal_ledger.delivery import TIMEOUT_S, HasId
@@ -16,7 +16,7 @@ async def await_signal(
     wait_timeout: float | timedelta = 5.0,
     *,
     channel: str | None = None,
-) -> object:
+) -> Any:  # noqa: ANN401 - whatever was sent, as with json.loads
     """Wait inside a job for the next signal on a channel, durably.
 
     For ``wait_timeout`` the job waits live; then it is snoozed, and `process` runs again from its top when a signal

@@ -220,6 +220,14 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.sleep(job_id, "as it is", channel, 60.0)
         self.take(job_id, "as it is", channel, 0, None, False, True)  # noqa: FBT003
 
+    @rule(job_id=jobs, channel=_CHANNELS, then=st.sampled_from([JobState.RETRYABLE, JobState.SCHEDULED]))
+    def replay(self, job_id: JobId, channel: str | None, then: JobState) -> None:
+        """An execution gets its signal, then fails or snoozes; the next one asks for the same wait again."""
+        self.send(job_id, 0, channel, None)
+        self.take(job_id, "retried", channel, 0, None, False, True)  # noqa: FBT003
+        self.finish(job_id, "as it is", then, 0)
+        self.take(job_id, "retried", channel, 1, None, False, True)  # noqa: FBT003
+
     @rule(job_id=jobs, channel=_CHANNELS)
     def oversleep(self, job_id: JobId, channel: str | None) -> None:
         """A deadline passes, then the signal comes, then the job wakes."""
