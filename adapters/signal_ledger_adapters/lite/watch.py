@@ -63,7 +63,7 @@ class Watch:
         for node in seen.nodes - {self._node}:
             if self._store.is_gone(node):
                 rescued = await self._store.transact(RescueJobs(node=node))
-                logger.warning("engine %d is gone; %d of its jobs were rescued", node, rescued)
+                logger.warning("engine %d is gone; rescued %d of its jobs", node, rescued)
                 self._runner.kick()
         if seen.has_repairs:
             await self._store.transact(Repair())

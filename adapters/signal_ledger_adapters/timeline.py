@@ -1,0 +1,87 @@
+"""A job's history as lines for people: one event a line, in columns."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import assert_never
+
+from signal_ledger import PayloadError
+from signal_ledger.events import Awaited, Closed, Consumed, Delivered, Event, Kind, Snoozed, TimedOut
+from signal_ledger.names import public_channel
+from signal_ledger.recorded import RecordedEvent
+
+# ANSI colours (ECMA-48, SGR).
+_COLOURS = {
+    Kind.AWAITED: "36",
+    Kind.SNOOZED: "34",
+    Kind.DELIVERED: "33",
+    Kind.CONSUMED: "32",
+    Kind.TIMED_OUT: "31",
+    Kind.CLOSED: "2",
+}
+_KIND_WIDTH = max(map(len, Kind))
+
+
+def timeline(history: Iterable[RecordedEvent], *, payloads: bool = False, coloured: bool = False) -> list[str]:
+    """Return a line for each event: version, time, kind, and what it says.
+
+    Args:
+        history: The events of a job, in the order of their versions.
+        payloads: Whether to show what was sent.
+        coloured: Whether to write the kinds in colours, for a terminal.
+    """
+    return [
+        f"{recorded.version:4}  {_clock_time(recorded.recorded_at)}  {_kind(recorded.kind, coloured=coloured)}  "
+        f"{_told(recorded.event)}{_payload(recorded) if payloads else ''}"
+        for recorded in history
+    ]
+
+
+def _kind(kind: Kind, *, coloured: bool) -> str:
+    text = f"{kind.value:{_KIND_WIDTH}}"
+    return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if coloured else text
+
+
+def _told(event: Event) -> str:
+    match event:
+        case Awaited():
+            return f"{_wait(event)} waits live{_until(event.deadline_at)}"
+        case Snoozed():
+            return f"{_wait(event)} sleeps{_until(event.deadline_at)}"
+        case Delivered():
+            source = "" if event.source is None else f" from {event.source}"
+            key = "" if event.key is None else f", key {event.key}"
+            return f"{event.outcome.value}{source}{_on(event.channel)}{key}"
+        case Consumed():
+            return f"{_wait(event)} got the signal of event {event.delivery_version}"
+        case TimedOut():
+            return f"{_wait(event)} got no signal by {_clock_time(event.deadline_at)}"
+        case Closed():
+            return f"{event.cause.value} by execution {event.execution}, attempt {event.attempt}"
+        case _:
+            assert_never(event)
+
+
+def _wait(event: Awaited | Snoozed | Consumed | TimedOut) -> str:
+    return f"execution {event.execution}, await {event.ordinal}{_on(event.channel)}:"
+
+
+def _on(stored_channel: str) -> str:
+    channel = public_channel(stored_channel)
+    return "" if channel is None else f" on {channel}"
+
+
+def _until(deadline_at: datetime | None) -> str:
+    return "" if deadline_at is None else f", at most until {_clock_time(deadline_at)}"
+
+
+def _payload(recorded: RecordedEvent) -> str:
+    if recorded.kind is not Kind.DELIVERED:
+        return ""
+    try:
+        return f": {recorded.payload!r}"
+    except PayloadError as error:
+        return f": {error}"
+
+
+def _clock_time(instant: datetime) -> str:
+    return instant.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
