@@ -5,11 +5,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from signal_ledger.events import DeliveryOutcome, Event
+from signal_ledger.fast_init import fast_init
 from signal_ledger.names import SignalId
 
 # Replies
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """The delivery was recorded, now or by an earlier try of the same call."""
@@ -147,6 +149,7 @@ type Refusal = TakeRefusal | Conflict
 # Decisions
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted[R: Reply]:
     """Append these events, then give this reply."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from signal_ledger.fast_init import fast_init
 from signal_ledger.names import Execution, SignalId
 
 
@@ -69,6 +70,7 @@ class Snoozed:
     deadline_at: datetime | None
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
     """A signal was stored for the job.

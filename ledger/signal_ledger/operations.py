@@ -20,6 +20,7 @@ from signal_ledger.errors import KeyConflict
 from signal_ledger.events import Cause, Delivered, DeliveryOutcome, Event
 from signal_ledger.evolve import evolve
 from signal_ledger.facts import NO_FACTS
+from signal_ledger.fast_init import fast_init
 from signal_ledger.names import JobId
 from signal_ledger.stored import to_stored
 from signal_ledger.unit import LedgerUnit
@@ -27,6 +28,7 @@ from signal_ledger.upcast import NewerEventError
 from signal_ledger.wait_state import WaitState
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverCall:
     """One call of `signal`: deliveries to different jobs, all or none (promise D2).

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from signal_ledger.decisions import DeliverReply, Duplicate, Ignored, Stored
 from signal_ledger.events import DeliveryOutcome
+from signal_ledger.fast_init import fast_init
 from signal_ledger.names import JobId, SignalId
 
 
@@ -29,6 +30,7 @@ class Outcome(StrEnum):
 _OUTCOMES = {outcome: Outcome(outcome.value) for outcome in DeliveryOutcome}
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What happened to one delivery.

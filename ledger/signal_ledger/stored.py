@@ -1,8 +1,10 @@
 """An event as columns, the form in which stores keep it, and the checksum over them (promise L7)."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple
 
 from signal_ledger.events import KIND_OF, Event
 from signal_ledger.instants import to_microseconds
@@ -47,38 +49,41 @@ class StoredEvent(NamedTuple):
     checksum: str
 
 
-_EVENT_COLUMNS = StoredEvent._fields[6:-1]
+_RECORDED_AT, _DEADLINE_AT, _PAYLOAD, _CHECKSUM = map(
+    StoredEvent._fields.index, ("recorded_at", "deadline_at", "payload", "checksum")
+)
 
-_RECORDED_AT, _DEADLINE_AT, _PAYLOAD = map(StoredEvent._fields.index, ("recorded_at", "deadline_at", "payload"))
+_ENUMS = {"cause": "cause.value", "outcome": "outcome.value"}
+_COMMON = ("job_id", "version", "run", "kind", "schema_version", "recorded_at")
 
-# Where in the columns of an event an enum stands.
-_ENUMS = [_EVENT_COLUMNS.index("cause"), _EVENT_COLUMNS.index("outcome")]
 
-# For each class of events, which of those columns it has.
-_LAYOUTS = {
-    event_class: (kind.value, [name if name in event_class.__slots__ else None for name in _EVENT_COLUMNS])
-    for event_class, kind in KIND_OF.items()
-}
+def _layout(
+    event_class: type[Event],
+) -> tuple[Callable[[Event], tuple[object, ...]], Callable[..., tuple[object, ...]]]:
+    """Return what reads the columns of a class of events, and what puts None and those into their order."""
+    own = [name for name in StoredEvent._fields if name in event_class.__slots__ and name not in _COMMON]
+    given = [None, *_COMMON, *own]
+    order = [given.index(name) if name in given else 0 for name in StoredEvent._fields[:-1]]
+    return attrgetter(*[_ENUMS.get(name, name) for name in own]), itemgetter(*order)
+
+
+_LAYOUTS = {event_class: (kind.value, *_layout(event_class)) for event_class, kind in KIND_OF.items()}
 
 
 def to_stored(event: Event, *, job_id: JobId, version: int, recorded_at: datetime) -> StoredEvent:
     """Lay an event out in columns and put its checksum on it."""
-    kind, layout = _LAYOUTS[type(event)]
-    columns = [None if name is None else getattr(event, name) for name in layout]
-    for index in _ENUMS:
-        if columns[index] is not None:
-            columns[index] = str(columns[index])
-    row = StoredEvent._make((job_id, version, event.run, kind, SCHEMA_VERSION, recorded_at, *columns, ""))
-    return StoredEvent._make((*row[:-1], checksum(row)))
+    kind, own_columns, in_order = _LAYOUTS[type(event)]
+    columns = in_order((None, job_id, version, event.run, kind, SCHEMA_VERSION, recorded_at, *own_columns(event)))
+    return StoredEvent._make((*columns, checksum(columns)))
 
 
-def checksum(row: StoredEvent) -> str:
+def checksum(row: Sequence[Any]) -> str:
     """Return the lower-case hex SHA-256 of a row's byte form."""
     return hashlib.sha256(byte_form(row)).hexdigest()
 
 
-def byte_form(row: StoredEvent) -> bytes:
-    """Write a row as the bytes that its checksum is taken over.
+def byte_form(row: Sequence[Any]) -> bytes:
+    """Write a row, a `StoredEvent` with or without its checksum, as the bytes that the checksum is taken over.
 
     Each column from ``job_id`` to ``outcome``, then ``payload_digest`` (the payload itself is left out, so that it
     can be erased without breaking the checksum), in the order of `StoredEvent`: a netstring of its text, as in
@@ -91,10 +96,10 @@ def byte_form(row: StoredEvent) -> bytes:
     >>> byte_form(row).decode()
     '1:7,1:2,1:1,6:closed,1:1,16:1795392000000000,1:3,1:1,-,-,-,-,-,-,-,9:completed,-,-,'
     """
-    columns: list[object] = list(row[:-1])
-    columns[_RECORDED_AT] = to_microseconds(row.recorded_at)
-    if row.deadline_at is not None:
-        columns[_DEADLINE_AT] = to_microseconds(row.deadline_at)
+    columns = list(row[:_CHECKSUM])
+    for index in (_RECORDED_AT, _DEADLINE_AT):
+        if columns[index] is not None:
+            columns[index] = to_microseconds(columns[index])
     del columns[_PAYLOAD]
     text = "".join(["-," if column is None else f"{len(part := str(column))}:{part}," for column in columns])
     if text.isascii():

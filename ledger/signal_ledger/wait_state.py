@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from signal_ledger.fast_init import fast_init
 from signal_ledger.names import NO_EXECUTION, Execution, JobId, public_channel
 
 
@@ -41,6 +42,7 @@ class OpenWait:
     was_snoozed: bool
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inbox:
     """The signals of a channel that nobody has consumed, first in, first out. Absent when empty.
@@ -56,6 +58,7 @@ class Inbox:
     after: int
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitState:
     """A job's wait state, folded from its stream. Two of them are compared by value.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ async def test_calls_that_arrive_during_a_commit_share_the_next_one(bench, monke
         commit()
 
     monkeypatch.setattr(writer, "_commit", slow_commit)
+    monkeypatch.setattr(writers, "QUICK_COMMIT_S", 0)
     trace = Trace(bench)
     first = asyncio.create_task(bench.signaller.send(job_ids[0]))
     await asyncio.to_thread(in_commit.wait, 10)
@@ -87,6 +89,60 @@ async def test_calls_that_arrive_during_a_commit_share_the_next_one(bench, monke
     go_on.set()
     await asyncio.gather(first, *others)
     assert trace.commits == 2
+
+
+async def test_commits_leave_the_event_loop_as_soon_as_one_was_slow_and_come_back_when_it_is_forgotten(
+    bench, monkeypatch
+):
+    job_id = await bench.insert()
+    writer = bench.store._writing
+    commit, threads = writer._commit, []
+
+    def noted_commit():
+        threads.append(threading.current_thread())
+        commit()
+        writer._commit_s = paces.pop(0)
+
+    monkeypatch.setattr(writer, "_commit", noted_commit)
+    writer._commit_s = 0.0
+    here, quick, slow = threading.current_thread(), writers.QUICK_COMMIT_S / 2, writers.QUICK_COMMIT_S * 2
+    paces = [quick, slow, slow, quick, quick]
+    for _ in range(5):
+        await bench.signaller.send(job_id)
+    assert [thread is here for thread in threads] == [True, True, False, False, True]
+    monkeypatch.undo()
+    writer._commit_s = 100.0
+    for _ in range(10):
+        await bench.signaller.send(job_id)
+    assert writer._commit_s < 50
+
+
+@pytest.mark.parametrize("payload", [1, "x" * 50_000])
+async def test_the_write_ahead_log_is_written_back_in_the_thread(bench, path, monkeypatch, payload):
+    job_id = await bench.insert()
+    monkeypatch.setattr(writers, "CHECKPOINT_PAGES", 10)
+    trace = Trace(bench)
+    for _ in range(20):
+        await bench.signaller.send(job_id, payload)
+    assert trace.count("wal_checkpoint") >= 2
+    # Without being written back it would hold every page of all those commits.
+    assert path.with_name(f"{path.name}-wal").stat().st_size < 20 * 10 * 4096 * (1 if payload == 1 else 2)
+
+
+async def test_d1_a_write_ahead_log_that_cannot_be_written_back_yet_costs_no_signal(bench, path, monkeypatch, caplog):
+    job_id = await bench.insert()
+    monkeypatch.setattr(writers, "CHECKPOINT_PAGES", 1)
+    connection = bench.store._writing._connection
+
+    def refuse(action, *_):
+        return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_PRAGMA else sqlite3.SQLITE_OK
+
+    bench.store._writing._known.forget_if_changed = lambda _connection: None  # its PRAGMA would be refused, too
+    connection.set_authorizer(refuse)
+    assert (await bench.signaller.send(job_id)).version == 1
+    connection.set_authorizer(None)
+    assert "could not be written back yet" in caplog.text
+    assert len(await bench.store.history(job_id)) == 1
 
 
 async def test_d2_batches_are_bounded_in_operations_and_bytes(bench, monkeypatch):
@@ -190,6 +246,19 @@ async def test_d6_a_call_whose_time_is_up_while_it_waits_for_the_lock_is_never_r
     assert [recorded.payload for recorded in await bench.store.history(job_id)] == [3]
 
 
+async def test_d6_each_call_has_its_own_time_whoever_came_first(bench, path):
+    """One timer serves all calls: it must be set anew for a shorter time, and again for those that remain."""
+    job_id = await bench.insert()
+    with lock(path):
+        patient = asyncio.create_task(_send(bench, job_id, timeout=60))
+        hasty = [asyncio.create_task(_send(bench, job_id, timeout=timeout)) for timeout in (0.2, 0.02, 0.1)]
+        elsewhere = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(_send(bench, job_id, timeout=0.05))))
+        answers = await asyncio.gather(*hasty, elsewhere, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [DeliveryUnknown] * 4
+        assert not patient.done()
+    assert (await patient).version == 1
+
+
 async def _send(bench, job_id, *, timeout):
     from signal_ledger.delivery import Sender
 
@@ -289,13 +358,13 @@ async def test_an_event_loop_that_has_gone_misses_its_result_only(bench, path):
 
     with lock(path):
         await asyncio.to_thread(elsewhere)
-    writers._settle_elsewhere(_gone_request())
+    _gone_request().settle(None, None)
     assert (await bench.signaller.send(job_id)).outcome == "buffered"
 
 
 def _gone_request():
     loop = asyncio.new_event_loop()
-    request = writers._Request(GetJobs(job_ids=()), loop=loop, future=loop.create_future())
+    request = writers._Request(GetJobs(job_ids=()), loop=loop, future=loop.create_future(), ends_at=math.inf)
     loop.close()
     return request
 

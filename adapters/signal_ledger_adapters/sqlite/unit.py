@@ -133,11 +133,13 @@ class SqliteUnit:
     # The log
 
     def view(self, job_id: JobId) -> JobView | None:
-        self.preload([job_id])
+        if job_id not in self._views:
+            self.preload([job_id])
         return self._views[job_id]
 
     def state(self, job_id: JobId) -> WaitState:
-        self.preload([job_id])
+        if job_id not in self._states:
+            self.preload([job_id])
         state = self._states[job_id]
         if isinstance(state, NewerEventError):
             raise state

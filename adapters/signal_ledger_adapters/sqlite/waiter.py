@@ -39,12 +39,17 @@ class Waiter:
     def _run(self) -> None:
         while (next_errand := self._errands.get()) is not None:
             errand, report = next_errand
-            error = None
-            try:
-                errand()
-            except Exception as raised:  # noqa: BLE001 - reported
-                error = raised
+            error = error_of(errand)
             try:
                 self._loop.call_soon_threadsafe(report, error)
             except RuntimeError:
                 logger.debug("the event loop was closed before an errand ended")
+
+
+def error_of(errand: Callable[[], None]) -> Exception | None:
+    """Run an errand and return what it raised."""
+    try:
+        errand()
+    except Exception as error:  # noqa: BLE001 - reported to whom it concerns
+        return error
+    return None

@@ -3,13 +3,15 @@
 There is no timer: a lone caller pays for nothing but its own commit, and under load the batches form by themselves. The
 result of an operation is handed over after the commit, never before.
 
-The event loop runs the operations, since two threads that both run Python cost twice the time of one; a thread of its
-own waits for what may take long, which is the commit's sync to disk and a write lock that another process holds
-(docs/adr/0005-one-writer.md has the figures).
+The event loop runs the operations, since two threads that both run Python cost twice the time of one. A thread waits
+for what may take long: a write lock that another process holds, commits on a disk that is slow to sync, checkpoints.
+Commits that take less than a handover to the thread and back are made in place (docs/adr/0005-one-writer.md has the
+figures).
 """
 
 import asyncio
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -25,7 +27,7 @@ from signal_ledger.ports import StoreUnavailableError
 from signal_ledger.unit import Operation
 from signal_ledger.upcast import NewerEventError
 from signal_ledger_adapters.sqlite.unit import Known, SqliteUnit
-from signal_ledger_adapters.sqlite.waiter import Waiter
+from signal_ledger_adapters.sqlite.waiter import Waiter, error_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,16 @@ BATCH_OPERATIONS_MAX = 256
 """Bounds a transaction, and how long the event loop is busy with one: some 20 ms."""
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024
+
+QUICK_COMMIT_S = 0.001
+"""Commits are made in the event loop as long as they take less than this; it is held up for no longer."""
+
+_FORGET_SLOWNESS = 0.9
+
+CHECKPOINT_PAGES = 1000
+"""After about so many pages the write-ahead log is written back, as SQLite would do by itself, but in the thread."""
+
+_PAGE_BYTES = 4096
 
 # How long to sleep between two tries for a write lock. SQLite's own waiting sleeps up to 100 ms at a time.
 _LOCK_DELAYS_S = (0.0002, 0.0005, 0.001, 0.001, 0.002, 0.002, 0.005)
@@ -49,6 +61,7 @@ class _Request:
     operation: Operation[SqliteUnit, Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    ends_at: float
     result: Any = None
     error: Exception | None = None
 
@@ -57,17 +70,23 @@ class _Request:
         """Whether the caller has given up."""
         return self.future.done()
 
-    def time_out(self) -> None:
-        if not self.future.done():
-            self.future.set_exception(TimeoutError())
+    def settle(self, result: object, error: Exception | None) -> None:
+        """Answer the caller, in its event loop, unless it has its answer or has given up."""
+        if asyncio.get_running_loop() is self.loop:
+            self._settle(result, error)
+            return
+        try:
+            self.loop.call_soon_threadsafe(self._settle, result, error)
+        except RuntimeError:
+            logger.debug("an event loop was closed before its result came")
 
-    def settle(self) -> None:
+    def _settle(self, result: object, error: Exception | None) -> None:
         if self.future.done():
             return
-        if self.error is None:
-            self.future.set_result(self.result)
+        if error is None:
+            self.future.set_result(result)
         else:
-            self.future.set_exception(self.error)
+            self.future.set_exception(error)
 
 
 class Writer:
@@ -88,6 +107,12 @@ class Writer:
         self._known = Known()
         self._requests: deque[_Request] = deque()
         self._alone: deque[_Request] = deque()
+        self._batch: list[_Request] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._commit_s = QUICK_COMMIT_S
+        self._changed_pages = 0
+        self._connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._is_busy = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -109,17 +134,13 @@ class Writer:
         if self._is_closed:
             raise RuntimeError(f"{self._path}: expected an open ledger, this one has been closed")
         loop = asyncio.get_running_loop()
-        request = _Request(operation, loop, loop.create_future())
+        ends_at = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        request = _Request(operation, loop, loop.create_future(), ends_at)
         if loop is self._loop:
             self._accept(request)
         else:
             self._loop.call_soon_threadsafe(self._accept, request)
-        timer = None if timeout_s is None else loop.call_later(timeout_s, request.time_out)
-        try:
-            result: R = await request.future
-        finally:
-            if timer is not None:
-                timer.cancel()
+        result: R = await request.future
         return result
 
     async def close(self) -> None:
@@ -129,18 +150,42 @@ class Writer:
             await self._idle.wait()
             await self._waiter.close()
             self._connection.close()
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _accept(self, request: _Request) -> None:
         self._requests.append(request)
+        if request.ends_at < self._timer_at:
+            self._watch_time(request.ends_at)
         if not self._is_busy:
             self._is_busy = True
             self._idle.clear()
-            # Not at once: whoever else is ready in this turn of the event loop comes along.
-            self._loop.call_soon(self._next)
+            self._go_on()
+
+    def _watch_time(self, ends_at: float) -> None:
+        """Look then for whom time is up. One timer for all: one for each call would cost a tenth of the call."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = ends_at
+        self._timer = (
+            None if ends_at == math.inf else self._loop.call_later(ends_at - time.monotonic(), self._time_is_up)
+        )
+
+    def _time_is_up(self) -> None:
+        now = time.monotonic()
+        waiting = [one for one in (*self._batch, *self._alone, *self._requests) if not one.is_withdrawn]
+        for request in waiting:
+            if request.ends_at <= now:
+                request.settle(None, TimeoutError())
+        self._watch_time(min([one.ends_at for one in waiting if one.ends_at > now], default=math.inf))
+
+    def _go_on(self) -> None:
+        # Not at once: whoever else is ready in this turn of the event loop comes along.
+        self._loop.call_soon(self._next)
 
     def _next(self) -> None:
         """Begin the next transaction, or rest."""
-        batch = self._next_batch()
+        self._batch = batch = self._next_batch()
         if not batch:
             self._is_busy = False
             self._idle.set()
@@ -196,7 +241,7 @@ class Writer:
         elif self._connection.in_transaction:
             self._work(batch)
         else:
-            self._next()
+            self._go_on()
 
     def _work(self, batch: list[_Request]) -> None:
         """Run the operations of a batch, inside of their transaction; then commit it."""
@@ -206,12 +251,19 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - handed to the caller it belongs to
             self._failed(batch, error)
             return
-        if self._connection.total_changes == changes:
+        changes = self._connection.total_changes - changes
+        if not changes:
             # Nothing to sync: an operation that only looked, or was refused.
             self._connection.execute("ROLLBACK")
             self._committed(batch, None)
+            return
+        # A row changes a page or two; large payloads have pages of their own.
+        size_bytes = sum([request.operation.size_bytes for request in batch])
+        self._changed_pages += changes + size_bytes // _PAGE_BYTES
+        if self._commit_s < QUICK_COMMIT_S and self._changed_pages < CHECKPOINT_PAGES:
+            self._committed(batch, error_of(self._commit))
         else:
-            self._waiter.send(self._commit, lambda error: self._committed(batch, error))
+            self._waiter.send(self._commit_and_write_back, lambda error: self._committed(batch, error))
 
     def _run_all(self, batch: list[_Request]) -> None:
         self._known.forget_if_changed(self._connection)
@@ -228,18 +280,29 @@ class Writer:
         unit.flush()
 
     def _commit(self) -> None:
+        started = time.monotonic()
         self._connection.execute("COMMIT")
+        # The slowest of the last commits, which is forgotten gradually.
+        self._commit_s = max(time.monotonic() - started, self._commit_s * _FORGET_SLOWNESS)
+
+    def _commit_and_write_back(self) -> None:
+        """In the thread."""
+        self._commit()
+        if self._changed_pages >= CHECKPOINT_PAGES:
+            self._changed_pages = 0
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.Error as error:
+                # What was committed is safe in the write-ahead log; the next checkpoint takes it along.
+                logger.warning("%s: the write-ahead log could not be written back yet: %s", self._path, error)
 
     def _committed(self, batch: list[_Request], error: Exception | None) -> None:
         if error is not None:
             self._failed(batch, error)
             return
         for request in batch:
-            if request.loop is self._loop:
-                request.settle()
-            else:
-                _settle_elsewhere(request)
-        self._next()
+            request.settle(request.result, request.error)
+        self._go_on()
 
     def _failed(self, batch: list[_Request], error: Exception) -> None:
         """Nothing of the batch was kept. Each of its operations is run again alone, or told of the fault."""
@@ -255,12 +318,8 @@ class Writer:
             self._alone.extend(batch)
         else:
             [request] = batch
-            request.error = self._translate(error)
-            if request.loop is self._loop:
-                request.settle()
-            else:
-                _settle_elsewhere(request)
-        self._next()
+            request.settle(None, self._translate(error))
+        self._go_on()
 
     def _translate(self, error: Exception) -> Exception:
         if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
@@ -268,10 +327,3 @@ class Writer:
             unavailable.__cause__ = error
             return unavailable
         return error
-
-
-def _settle_elsewhere(request: _Request) -> None:
-    try:
-        request.loop.call_soon_threadsafe(request.settle)
-    except RuntimeError:
-        logger.debug("an event loop was closed before its result came")
