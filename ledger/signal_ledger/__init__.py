@@ -126,11 +126,25 @@ def lite(
         ValueError: An argument is out of range, or the URL names no SQLite file.
 
     Example:
-        ::
-
-            async with lite("sqlite:///signals.db", queues={"default": 10}) as engine:
-                job = await ApprovalWorker.enqueue({"user_id": 7})
-                await engine.signal(job, {"decision": "approved"})
+        >>> import asyncio
+        >>> from oban import worker
+        >>> from signal_ledger import await_signal, lite
+        >>>
+        >>> @worker()
+        ... class Purchase:
+        ...     async def process(self, job):
+        ...         print(f"order {job.args['order']} is", await await_signal())
+        >>>
+        >>> async def main():
+        ...     async with lite("sqlite:///signals.db", queues={"default": 10}) as engine:
+        ...         job = await Purchase.enqueue({"order": 7})
+        ...         await engine.signal(job, "approved")
+        ...         async for event in engine.ledger.follow():
+        ...             if event.kind == "closed":
+        ...                 break
+        >>>
+        >>> asyncio.run(main())
+        order 7 is approved
     """
     from signal_ledger.codec import DEFAULT_LIMITS  # noqa: PLC0415
     from signal_ledger_adapters import composition  # noqa: PLC0415 - drivers are loaded when they are needed
@@ -165,10 +179,22 @@ def open_ledger(
         SchemaError: On entering: the database holds no ledger that this library can use.
 
     Example:
-        ::
-
-            async with open_ledger("sqlite:///signals.db", read_only=True) as ledger:
-                print(await ledger.verify())
+        >>> import asyncio
+        >>> from oban import Job
+        >>> from signal_ledger import lite, open_ledger
+        >>>
+        >>> async def main():
+        ...     async with lite("sqlite:///signals.db", queues={}) as engine:
+        ...         job = await engine.enqueue(Job("shop.Purchase"))
+        ...         await engine.signal(job, "approved", source="ada@example.com")
+        ...     async with open_ledger("sqlite:///signals.db", read_only=True) as ledger:
+        ...         async for event in ledger.events():
+        ...             print(f"job {event.job_id}: {event.kind} by {event.source}: {event.payload}")
+        ...         print(await ledger.verify())
+        >>>
+        >>> asyncio.run(main())
+        job 1: delivered by ada@example.com: approved
+        verify: ok (1 event, 1 stream)
     """
     from signal_ledger.backends import backend_for  # noqa: PLC0415
     from signal_ledger.codec import DEFAULT_LIMITS  # noqa: PLC0415

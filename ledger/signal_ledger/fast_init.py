@@ -24,7 +24,7 @@ def fast_init[T: type[Any]](cls: T) -> T:
         >>> Point(x=3)
         Point(x=3, y=0)
     """
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     parameters, body = [], []
     for field in fields(cls):
         names[f"_set_{field.name}"] = getattr(cls, field.name).__set__
@@ -35,5 +35,5 @@ def fast_init[T: type[Any]](cls: T) -> T:
         body.append(f"    _set_{field.name}(self, {field.name})")
     source = "\n".join([f"def __init__(self, *, {', '.join(parameters)}):", *body])
     exec(source, names)  # noqa: S102 - as dataclasses itself does; the names are the class's own
-    setattr(cls, "__init__", update_wrapper(names["__init__"], cls.__init__))  # type: ignore[arg-type]  # noqa: B010
+    setattr(cls, "__init__", update_wrapper(names["__init__"], cls.__init__))  # noqa: B010 - mypy refuses an assignment
     return cls

@@ -40,16 +40,30 @@ async def await_signal(
         ValueError: A duration is negative, not finite or longer than 50 years, or the channel is unfit.
 
     Example:
-        ::
-
-            @worker()
-            class ApprovalWorker:
-                async def process(self, job):
-                    try:
-                        payload = await await_signal(wait_for=timedelta(days=1))
-                    except SignalTimeout:
-                        return Cancel("no decision")
-                    return Record(payload["decision"])
+        >>> import asyncio
+        >>> from datetime import timedelta
+        >>> from oban import worker
+        >>> from signal_ledger import SignalTimeout, await_signal, lite
+        >>>
+        >>> @worker()
+        ... class Purchase:
+        ...     async def process(self, job):
+        ...         try:
+        ...             payload = await await_signal(wait_for=timedelta(days=1), channel="approval")
+        ...         except SignalTimeout:
+        ...             payload = {"decision": "forgotten"}
+        ...         print(f"order {job.args['order']} is {payload['decision']}")
+        >>>
+        >>> async def main():
+        ...     async with lite("sqlite:///signals.db") as engine:
+        ...         job = await Purchase.enqueue({"order": 7})
+        ...         await engine.signal(job, {"decision": "approved"}, channel="approval")
+        ...         async for event in engine.ledger.follow():
+        ...             if event.kind == "closed":
+        ...                 break
+        >>>
+        >>> asyncio.run(main())
+        order 7 is approved
     """
     duration = None if wait_for is None else to_duration("wait_for", wait_for)
     window = to_duration("wait_timeout", wait_timeout)
@@ -115,10 +129,20 @@ async def signal(
         ValueError: An argument is out of range, or a job has not been enqueued.
 
     Example:
-        ::
-
-            receipt = await signal(job_id, {"decision": "approved"}, source="ada@example.com")
-            assert receipt.outcome in ("woken", "live", "buffered")
+        >>> import asyncio
+        >>> from oban import Job
+        >>> from signal_ledger import lite, signal
+        >>>
+        >>> async def main():
+        ...     async with lite("sqlite:///signals.db", queues={}) as engine:
+        ...         job = await engine.enqueue(Job("shop.Purchase"))
+        ...         for _ in range(2):
+        ...             receipt = await signal(job, {"decision": "approved"}, key="form 12", source="ada@example.com")
+        ...             print(receipt.outcome, receipt.reason)
+        >>>
+        >>> asyncio.run(main())
+        buffered None
+        duplicate pending
     """
     execution = current_execution()
     engine = only_engine() if execution is None else execution.engine

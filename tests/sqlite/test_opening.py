@@ -288,3 +288,19 @@ async def test_a_writer_of_before_a_fork_is_refused_in_the_fork(path):
     await store.close()
     with pytest.raises(RuntimeError, match="expected an open ledger, this one has been closed"):
         await store.rebuild()
+
+
+async def test_a_closed_ledger_answers_no_question(path):
+    async with lite(f"sqlite:///{path}", queues={}):
+        pass
+    async with open_ledger(f"sqlite:///{path}") as ledger:
+        following = aiter(ledger.follow())
+    for ask in (
+        lambda: ledger.history(1),
+        lambda: ledger.state(1),
+        ledger.waiting,
+        ledger.verify,
+        lambda: anext(following),
+    ):
+        with pytest.raises(RuntimeError, match="expected an open ledger, this one has been closed"):
+            await ask()

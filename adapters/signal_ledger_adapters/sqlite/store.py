@@ -57,8 +57,9 @@ class SqliteStore:
         self._clock = clock
         self._engine = engine
         self._writer = writer
-        self._reader = reader
-        self._audit = Audit(engine)
+        self._open_reader = reader
+        self._open_audit = Audit(engine)
+        self._is_closed = False
 
     @classmethod
     async def open(
@@ -97,9 +98,10 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Finish what has been asked for and close the file."""
+        self._is_closed = True
         if self._writer is not None:
             await self._writer.close()
-        self._reader.close()
+        self._open_reader.close()
         await self._engine.dispose()
 
     async def transact[R](self, operation: Operation[EmbeddedUnit, R]) -> R:
@@ -151,6 +153,7 @@ class SqliteStore:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[SqliteSnapshot, None]:
+        self._require_open()
         async with self._engine.connect() as connection:
             await connection.exec_driver_sql("BEGIN")
             yield SqliteSnapshot(connection)
@@ -175,6 +178,20 @@ class SqliteStore:
 
     def is_gone(self, node: int) -> bool:
         return nodes.is_gone(self._path, node)
+
+    @property
+    def _audit(self) -> Audit:
+        self._require_open()
+        return self._open_audit
+
+    @property
+    def _reader(self) -> Reader:
+        self._require_open()
+        return self._open_reader
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError(f"{self._path}: expected an open ledger, this one has been closed")
 
     @property
     def _writing(self) -> Writer:

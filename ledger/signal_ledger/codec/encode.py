@@ -56,7 +56,13 @@ def encode(value: object, limits: Limits = DEFAULT_LIMITS) -> bytes:
 
 
 def encode_with_digest(value: object, limits: Limits = DEFAULT_LIMITS) -> Encoded:
-    """Encode a value and digest its canonical encoding; see `Encoded`. Raises as `encode` does."""
+    """Encode a value and digest its canonical encoding; see `Encoded`. Raises as `encode` does.
+
+    Example:
+        >>> one, other = encode_with_digest({"a": 1, "b": 2}), encode_with_digest({"b": 2, "a": 1})
+        >>> one.data == other.data, one.digest == other.digest
+        (False, True)
+    """
     data, form = _encode(value, limits)
     match form:
         case _Form.CANONICAL:

@@ -1,0 +1,31 @@
+"""The examples in the docstrings of the core: each runs as it stands, in an empty folder."""
+
+import doctest
+import inspect
+import pkgutil
+from importlib import import_module
+
+import pytest
+
+import signal_ledger
+
+MODULES = [signal_ledger] + [
+    import_module(found.name) for found in pkgutil.walk_packages(signal_ledger.__path__, "signal_ledger.")
+]
+EXAMPLES = {found.name: found for module in MODULES for found in doctest.DocTestFinder().find(module) if found.examples}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs_as_it_stands(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = doctest.DocTestRunner().run(EXAMPLES[name])
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("home", [signal_ledger, signal_ledger.codec], ids=lambda home: home.__name__)
+def test_every_public_function_has_an_example(home):
+    functions = [getattr(home, name) for name in home.__all__ if inspect.isfunction(getattr(home, name))]
+    assert functions
+    for function in functions:
+        assert f"{function.__module__}.{function.__qualname__}" in EXAMPLES

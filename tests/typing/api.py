@@ -1,0 +1,203 @@
+"""What the public functions and methods give back, as type checkers see it."""
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from oban import Job
+
+from signal_ledger import (
+    DeliveryUnknown,
+    Finding,
+    KeyConflict,
+    Ledger,
+    Limits,
+    LiteEngine,
+    Outcome,
+    PayloadError,
+    Receipt,
+    RecordedEvent,
+    Report,
+    SchemaError,
+    SignalTimeout,
+    StaleExecution,
+    WaitingJob,
+    WaitState,
+    await_signal,
+    codec,
+    lite,
+    open_ledger,
+    signal,
+)
+
+
+async def awaits() -> None:
+    assert_type(await await_signal(), Any)
+    assert_type(await await_signal(60), Any)
+    assert_type(await await_signal(timedelta(days=1), 0.5), Any)
+    assert_type(await await_signal(wait_for=None, wait_timeout=timedelta(0), channel="votes"), Any)
+
+
+async def one_target_gives_one_receipt(job: Job, job_id: int) -> None:
+    assert_type(await signal(job_id, {"decision": "approved"}), Receipt)
+    assert_type(await signal(job, None, channel="votes", key="vote-7", source="ada", timeout=5), Receipt)
+
+
+async def several_give_a_list(job: Job, jobs: list[Job], job_ids: set[int], lazily: Iterator[Job]) -> None:
+    assert_type(await signal(jobs, "go"), list[Receipt])
+    assert_type(await signal(job_ids, "go", channel="votes", key="vote-7", source="ada", timeout=5.5), list[Receipt])
+    assert_type(await signal(lazily, "go"), list[Receipt])
+    assert_type(await signal((job, 7), "go"), list[Receipt])
+    assert_type(await signal([], "go"), list[Receipt])
+
+
+def receipts(receipt: Receipt) -> None:
+    job_id: int = receipt.job_id
+    signal_id: str | None = receipt.signal_id
+    assert_type(receipt.outcome, Outcome)
+    assert_type(receipt.version, int | None)
+    assert_type(receipt.reason, str | None)
+    assert_type(receipt.outcome == "woken", bool)
+    print(job_id, signal_id)
+
+
+async def engines(engine: LiteEngine, job: Job, jobs: Iterator[Job], connection: object) -> None:
+    assert_type(await engine.enqueue(job), Job)
+    assert_type(await engine.enqueue(job, conn=connection), Job)
+    assert_type(await engine.enqueue_many(jobs), list[Job])
+    assert_type(await engine.enqueue_many(job, job, conn=connection), list[Job])
+    assert_type(await engine.get_job(7), Job | None)
+    assert_type(await engine.cancel_many_jobs([job, 7]), int)
+    assert_type(await engine.retry_many_jobs([job, 7]), int)
+    assert_type(await engine.delete_many_jobs([job, 7]), int)
+    await engine.cancel_job(job)
+    await engine.retry_job(7)
+    await engine.delete_job(job)
+    assert_type(await engine.signal(job, "go"), Receipt)
+    assert_type(await engine.signal([job, 7], "go"), list[Receipt])
+    assert_type(engine.ledger, Ledger)
+    assert_type(engine.name, str)
+
+
+async def lite_is_used_with_async_with(clock: Callable[[], datetime]) -> None:
+    async with lite() as engine:
+        assert_type(engine, LiteEngine)
+    async with lite(
+        "sqlite:////srv/signals.db",
+        {"default": 10, "slow": {"limit": 2, "paused": True}},
+        name="Approvals",
+        shutdown_grace_period=None,
+        live_share=1,
+        prune_after=None,
+        limits=Limits(size_bytes_max=1_000),
+        clock=clock,
+    ) as configured:
+        assert_type(configured, LiteEngine)
+
+
+async def open_ledger_is_used_with_async_with() -> None:
+    async with open_ledger("sqlite:///signals.db") as ledger:
+        assert_type(ledger, Ledger)
+    async with open_ledger("sqlite:///signals.db", read_only=True, limits=Limits()) as read_only:
+        assert_type(read_only, Ledger)
+
+
+async def ledgers_signal(ledger: Ledger, job: Job) -> None:
+    assert_type(await ledger.signal(7, "go"), Receipt)
+    assert_type(await ledger.signal([job, 7], "go", key="go-7"), list[Receipt])
+
+
+async def ledgers_are_asked(ledger: Ledger, job: Job) -> None:
+    assert_type(await ledger.history(job), list[RecordedEvent])
+    assert_type(await ledger.history(7), list[RecordedEvent])
+    assert_type(await ledger.state(7), WaitState)
+    assert_type(await ledger.state(job, at=datetime.now(UTC)), WaitState)
+    assert_type(await ledger.state(job, cursor="p7"), WaitState)
+    assert_type(await ledger.waiting(), list[WaitingJob])
+    assert_type(await ledger.waiting(channel="", deadline_before=datetime.now(UTC), limit=7), list[WaitingJob])
+    assert_type(await ledger.verify(), Report)
+    assert_type(await ledger.rebuild(), int)
+
+
+async def the_log_is_iterated(ledger: Ledger, job: Job) -> None:
+    assert_type(ledger.events(), AsyncGenerator[RecordedEvent, None])
+    assert_type(ledger.follow(), AsyncGenerator[RecordedEvent, None])
+    async for recorded in ledger.events(
+        after="p7",
+        job_id=job,
+        kinds={"delivered", "timed_out"},
+        since=datetime.now(UTC),
+        until=datetime.now(UTC),
+        source="ada",
+        channel="",
+    ):
+        assert_type(recorded, RecordedEvent)
+    async for recorded in ledger.follow(after="end"):
+        assert_type(recorded, RecordedEvent)
+    assert_type([recorded.version async for recorded in ledger.events()], list[int])
+
+
+def recorded_events(recorded: RecordedEvent) -> None:
+    assert_type(recorded.position, int)
+    assert_type(recorded.version, int)
+    assert_type(recorded.cursor, str)
+    assert_type(recorded.recorded_at, datetime)
+    assert_type(recorded.run, int)
+    assert_type(recorded.channel, str | None)
+    assert_type(recorded.ordinal, int | None)
+    assert_type(recorded.attempt, int | None)
+    assert_type(recorded.payload, Any)
+    assert_type(recorded.key, str | None)
+    assert_type(recorded.source, str | None)
+    assert_type(recorded.deadline_at, datetime | None)
+    assert_type(recorded.kind == "delivered", bool)
+    # Names that are numbers and texts with a type of their own, which users need not know.
+    job_id: int = recorded.job_id
+    texts: list[str | None] = [recorded.kind, recorded.signal_id, recorded.cause, recorded.outcome]
+    execution: int | None = recorded.execution
+    print(job_id, texts, execution)
+
+
+def wait_states(state: WaitState, row: WaitingJob) -> None:
+    status: str = state.status
+    assert_type(state.run, int)
+    assert_type(state.version, int)
+    assert_type(state.channel, str | None)
+    assert_type(state.ordinal, int | None)
+    assert_type(state.deadline_at, datetime | None)
+    assert_type(state.pending, dict[str | None, int])
+    assert_type(state.provisional, bool)
+    assert_type(row.since, datetime)
+    assert_type(row.deadline_at, datetime | None)
+    assert_type(row.cursor, str)
+    print(status)
+
+
+def reports(report: Report) -> None:
+    assert_type(report.ok, bool)
+    assert_type(report.findings, tuple[Finding, ...])
+    for finding in report.findings:
+        assert_type(finding.version, int | None)
+        assert_type(str(finding), str)
+
+
+async def errors_carry_what_they_know(job: Job) -> None:
+    try:
+        await signal(job, "go")
+    except KeyConflict as conflict:
+        assert_type(conflict.key, str)
+    except PayloadError as unfit:
+        assert_type(unfit.path, str | None)
+    except DeliveryUnknown as unknown:
+        await signal(job, "go", key=unknown.signal_id)
+    except SignalTimeout as late:
+        assert_type(late.deadline_at, datetime | None)
+    except SchemaError as refused:
+        assert_type(str(refused), str)
+    except StaleExecution as stale:
+        assert_type(stale.execution, int)
+
+
+def payloads_are_encoded() -> None:
+    assert_type(codec.encode({"decision": "approved"}), bytes)
+    assert_type(codec.decode(b"\x83a\x07"), object)
