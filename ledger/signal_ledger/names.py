@@ -16,7 +16,7 @@ NO_EXECUTION = Execution(0)
 """The token of a job that never ran."""
 
 SignalId = NewType("SignalId", str)
-"""A delivery's id: a UUID in its canonical text form."""
+"""A delivery's id, a UUID in its canonical text form."""
 
 DEFAULT_CHANNEL = ""
 """How the default channel is stored. In arguments and results it is None, and no caller can name it."""

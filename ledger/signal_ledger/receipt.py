@@ -24,7 +24,7 @@ class Outcome(StrEnum):
     IGNORED = "ignored"
     """The job does not exist or has ended."""
     STORED = "stored"
-    """Kept in the caller's own transaction, to be delivered after its commit."""
+    """Reserved for signals kept in the caller's own transaction; nothing returns it yet."""
 
 
 _OUTCOMES = {outcome: Outcome(outcome.value) for outcome in DeliveryOutcome}

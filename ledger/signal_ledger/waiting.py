@@ -24,7 +24,7 @@ async def await_signal(
     `process` so that whatever stands before an await may run again.
 
     Args:
-        wait_for: How long to wait in all: seconds, a timedelta, or None for indefinitely. Counts from the first
+        wait_for: How long until the wait times out: seconds, a timedelta, or None for never. Counts from the first
             snooze; if it is not longer than ``wait_timeout``, from the start of the wait.
         wait_timeout: How long to wait live before the job is snoozed: seconds or a timedelta; 0 snoozes at once.
         channel: The channel to wait on: 1 to 255 bytes of text; None is the default channel.
@@ -115,7 +115,7 @@ async def signal(
         channel: The channel: 1 to 255 bytes of text; None is the default channel.
         key: Makes the call idempotent: a second delivery to the job with this key writes nothing, for ever.
         source: Who or what signals, for the audit: 1 to 255 bytes of text.
-        timeout: Bounds the call with its retries, in seconds.
+        timeout: Bounds the call with its retries, in seconds; 30 unless given.
 
     Returns:
         A receipt for a single target, a list of them in the same order for several.

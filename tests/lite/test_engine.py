@@ -392,7 +392,7 @@ async def test_what_does_not_end_within_the_grace_period_is_cancelled_and_rescue
         from tests.eventually import eventually
 
         await eventually(lambda: RUNS)
-    assert "1 jobs did not end within 0.05 s and were cancelled" in caplog.text
+    assert "1 job(s) did not end within 0.05 s and were cancelled" in caplog.text
     async with lite(url) as engine:
 
         async def completed():

@@ -130,7 +130,7 @@ class Runner:
             task.cancel()
         if pending:
             # Their jobs stay `executing` and are rescued by the next engine on the file.
-            logger.warning("%d jobs did not end within %s s and were cancelled", len(pending), grace_s)
+            logger.warning("%d job(s) did not end within %s s and were cancelled", len(pending), grace_s)
             await asyncio.wait(pending, timeout=1.0)
 
     async def _next_kick(self) -> None:

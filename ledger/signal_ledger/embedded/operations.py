@@ -15,6 +15,7 @@ from signal_ledger.jobs import CANCELLED_WHILE_WAITING, TERMINAL, JobState
 from signal_ledger.names import JobId
 from signal_ledger.operations import close, snooze
 from signal_ledger.unit import AnyJobs
+from signal_ledger.upcast import NewerEventError
 
 _CAUSES = {
     JobState.COMPLETED: Cause.COMPLETED,
@@ -202,10 +203,12 @@ class RetryJobs(GivenJobs):
 
     def run(self, unit: EmbeddedUnit) -> int:
         """Return how many."""
-        # A run that another program ended must be closed before the next one begins.
-        Repair().run(unit)
         rows = [row for row in _rows(unit, self.job_ids) if row.state not in (JobState.AVAILABLE, JobState.EXECUTING)]
         for row in rows:
+            if row.is_terminal:
+                # A run that another program ended may not be closed yet, and must be before the next one begins.
+                unit.clear_repair(row.id)
+                close(unit, row.id, _CAUSES[row.state])
             unit.save(row.retried(unit.now))
         return len(rows)
 
@@ -276,12 +279,18 @@ class Repair(AnyJobs):
     """Append the ``closed`` events that other programs' changes to the jobs left out (L3)."""
 
     def run(self, unit: EmbeddedUnit) -> int:
-        """Return how many jobs were on the list."""
-        repairs = unit.repairs()
-        for job_id, cause in repairs.items():
+        """Return how many jobs were struck off the list."""
+        repaired = 0
+        for job_id, cause in unit.repairs().items():
+            try:
+                unit.state(job_id)
+            except NewerEventError:
+                # It stays on the list, for a newer version of this library.
+                continue
             unit.clear_repair(job_id)
             close(unit, job_id, Cause(cause))
-        return len(repairs)
+            repaired += 1
+        return repaired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,7 +123,7 @@ END;
 -- The projection: each job's wait state, folded from its stream. It may be dropped and rebuilt.
 --
 --   current, ordinal, since, deadline_at   the wait that status speaks of
---   waits, inboxes                         JSON: the open waits and the pending signals (see sqlite/states.py)
+--   waits, inboxes                         JSON: the open waits and the pending signals (see sqlite/rows.py)
 --   schema_version                         the newest that any event of the stream has
 CREATE TABLE signal_ledger_waits (
     job_id         INTEGER PRIMARY KEY,

@@ -1,0 +1,88 @@
+"""How Sphinx builds these pages. Nothing is fetched: they work from a folder, without a network."""
+
+import importlib.metadata
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+import signal_ledger
+
+project = "Signal Ledger"
+author = "The Signal Ledger authors"
+copyright = "The Signal Ledger authors"
+release = importlib.metadata.version("signal-ledger")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autoclass_content = "class"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+# What stands in single backticks in a docstring is code; it need not be a name that these pages document.
+default_role = "code"
+
+nitpicky = True
+nitpick_ignore_regex = [
+    # Python's own types and those of our dependencies are described elsewhere.
+    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|oban|typing)\..*"),
+    (
+        r"py:.*",
+        r"(Any|BaseException|Enum|Exception|StrEnum|NamedTuple|bool|bytes|dict|float|int|list|object|str|tuple)",
+    ),
+    (r"py:.*", r"(ABC|None|Protocol|RuntimeError|TypeError|ValueError)"),
+]
+
+html_theme = "furo"
+html_title = "Signal Ledger"
+html_static_path = ["_static"]
+html_copy_source = False
+html_show_sourcelink = False
+
+# Names live in modules of their own, and are documented where users import them from.
+_PUBLIC = {f"{home}.{name}": f"signal_ledger.{name}" for name, home in signal_ledger._HOMES.items()}  # noqa: SLF001
+
+# Loads them all, so that annotations that name them can be evaluated.
+for _name in signal_ledger.__all__:
+    getattr(signal_ledger, _name)
+
+
+def _resolve_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
+) -> nodes.reference | None:
+    public = _PUBLIC.get(node.get("reftarget", ""))
+    if public is None:
+        return None
+    reference: Any = env.domains.python_domain.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], public, node, content
+    )
+    return reference
+
+
+# Users get these from `lite` and `open_ledger`; how they are made is no business of theirs.
+_MADE_ELSEWHERE = ("signal_ledger.LiteEngine", "signal_ledger.Ledger")
+
+
+def _hide_signature(_app: Sphinx, _what: str, name: str, *_: object) -> tuple[str, str] | None:
+    return ("", "") if name in _MADE_ELSEWHERE else None
+
+
+def _hide_arguments(_app: Sphinx, _what: str, name: str, _obj: object, _options: object, lines: list[str]) -> None:
+    if name in _MADE_ELSEWHERE:
+        del lines[lines.index("Args:") :]
+
+
+def setup(app: Sphinx) -> None:
+    """Let references to a name's module find its public name, and leave out what no user calls."""
+    app.connect("missing-reference", _resolve_public_name)
+    app.connect("autodoc-process-signature", _hide_signature)
+    app.connect("autodoc-process-docstring", _hide_arguments, priority=0)  # before napoleon

@@ -1,0 +1,193 @@
+"""The documentation runs, and prints what it says.
+
+How a page says what is to be run (README.md and every page under docs/):
+
+* A ``python`` block is a complete script. It is run in an empty folder of its own. If the next block is ``text``, that
+  is what it prints.
+* A ``console`` block holds commands, each behind a ``$``, and below each what it prints. They are run one after the
+  other in the page's folder, which is empty in the beginning. Only ``python`` is a command.
+* ``<!-- file: NAME -->`` on the line before a block: it is not run, but lies under this name in the page's folder.
+* ``<!-- terminal: NAME -->`` before a ``console`` block: these commands have a terminal of their own, in which a
+  command may go on while other terminals are used. A later block of that terminal goes on with what it prints, and
+  ``^C`` interrupts it.
+* ``<!-- not run: REASON -->`` before a ``python`` block: it is no script.
+
+Standard output is compared. Dates, times of day and UUIDs count by their form, white space at the end of a line not at
+all. Standard error holds logs, and is shown when a test fails.
+"""
+
+import contextlib
+import itertools
+import os
+import queue
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+import pytest
+
+from tests.docs.pages import PAGES, blocks, name
+
+TIMEOUT_S = 60
+
+_SHAPES = [
+    (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<uuid>"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "<date>"),
+    (re.compile(r"\b\d\d:\d\d:\d\d(\.\d+)?"), "<time>"),
+]
+
+SCRIPTS = [
+    pytest.param(block, following, id=f"{name(page)}:{block.line}")
+    for page in PAGES
+    for block, following in itertools.pairwise([*blocks(page), None])
+    if block.language == "python" and not block.notes
+]
+STORIES = [
+    pytest.param(page, id=name(page)) for page in PAGES if any(block.language == "console" for block in blocks(page))
+]
+
+
+def shape(line):
+    """A line as it is compared."""
+    for pattern, replacement in _SHAPES:
+        line = pattern.sub(replacement, line)
+    return line.rstrip()
+
+
+class Command:
+    """A Python program in a folder, with whatever processes it starts."""
+
+    def __init__(self, arguments, folder):
+        # Warnings are errors for examples, too. The measuring of coverage stays out of them.
+        environment = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", *arguments],
+            cwd=folder,
+            env={**environment, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,
+        )
+        self._printed = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def next_line(self):
+        """The next line that it prints; None when it has ended."""
+        return self._printed.get(timeout=TIMEOUT_S)
+
+    def interrupt(self):
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self):
+        """Let it end, which must succeed without printing any more."""
+        assert self.next_line() is None, self.log
+        assert self.returncode() == 0, self.log
+
+    def returncode(self):
+        return self._process.wait(TIMEOUT_S)
+
+    def close(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(TIMEOUT_S)
+        self._reader.join(TIMEOUT_S)
+        self._process.stdout.close()
+        self._log.close()
+
+    @property
+    def log(self):
+        """What it and its processes have written to standard error."""
+        self._log.seek(0)
+        return self._log.read().decode()
+
+    def _read(self):
+        for line in self._process.stdout:
+            self._printed.put(line)
+        self._printed.put(None)
+
+
+@pytest.mark.parametrize(("script", "following"), SCRIPTS)
+def test_a_script_runs_in_an_empty_folder_and_prints_what_the_page_says(script, following, tmp_path):
+    (tmp_path / "example.py").write_text(script.text, encoding="utf-8")
+    command = Command(["example.py"], tmp_path)
+    try:
+        printed = list(iter(command.next_line, None))
+        if following is not None and following.language == "text" and not following.notes:
+            assert [shape(line) for line in printed] == [shape(line) for line in following.lines], command.log
+        assert command.returncode() == 0, command.log
+    finally:
+        command.close()
+
+
+class Terminal:
+    """Runs one command after the other."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self._command = None
+
+    def play(self, block):
+        for line in block.lines:
+            if line.startswith("$ "):
+                self.end()
+                program, *arguments = shlex.split(line[2:])
+                assert program == "python", f"expected a command that begins with python, got {line}"
+                self._command = Command(arguments, self._folder)
+            elif line == "^C":
+                self._command.interrupt()
+                self.end()
+            else:
+                printed = self._command.next_line()
+                assert printed is not None, f"it has ended before it printed {line!r}: {self._command.log}"
+                assert shape(printed) == shape(line), self._command.log
+
+    def end(self):
+        if self._command is not None:
+            self._command.end()
+            self.close()
+
+    def close(self):
+        if self._command is not None:
+            self._command.close()
+            self._command = None
+
+
+@pytest.mark.parametrize("page", STORIES)
+def test_the_commands_of_a_page_run_in_order_and_print_what_it_says(page, tmp_path):
+    terminals = {}
+    try:
+        for block in blocks(page):
+            if "file" in block.notes:
+                (tmp_path / block.notes["file"]).write_text(block.text, encoding="utf-8")
+            elif block.language == "console":
+                title = block.notes.get("terminal")
+                terminal = terminals.setdefault(title, Terminal(tmp_path))
+                terminal.play(block)
+                if title is None:
+                    terminal.end()
+    finally:
+        for terminal in terminals.values():
+            terminal.close()
+
+
+def test_there_are_scripts_and_stories():
+    """Else the tests above would be green without having looked at anything."""
+    assert len(SCRIPTS) > 5
+    assert len(STORIES) > 1
+
+
+def test_every_page_says_what_is_to_be_done_with_its_blocks():
+    known = {"python", "console", "text", "sh"}
+    for page in PAGES:
+        for block in blocks(page):
+            place = f"{name(page)}:{block.line}"
+            assert block.language in known or block.language.startswith("{"), place
+            if "file" in block.notes:
+                assert any(other.language == "console" for other in blocks(page)), f"{place}: nothing runs this file"
