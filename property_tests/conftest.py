@@ -6,5 +6,5 @@ from hypothesis import HealthCheck, settings
 
 common = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("developer", max_examples=60, stateful_step_count=40, **common)
-settings.register_profile("ci", max_examples=250, stateful_step_count=60, derandomize=False, **common)
+settings.register_profile("ci", max_examples=120, stateful_step_count=60, derandomize=False, **common)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")

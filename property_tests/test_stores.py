@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -50,6 +51,7 @@ class Machine(LedgerMachine):
         await asyncio.to_thread(self.folder.cleanup)
 
 
+@pytest.mark.timeout(900)
 def test_the_sqlite_store_does_as_the_reference_does():
     Machine.reached.clear()
     # Rare cases may need a second round; a run without them would prove little.

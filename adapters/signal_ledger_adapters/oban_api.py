@@ -5,13 +5,17 @@
 
 import asyncio
 import functools
+import inspect
 import logging
 import math
-from collections.abc import Callable
+import traceback
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from oban import Cancel, Job, Snooze
+from oban._backoff import jittery_clamped
 from oban._executor import AckAction, Executor
 from oban._extensions import get_ext, put_ext
 from oban._scheduler import scheduled_entries
@@ -29,6 +33,7 @@ __all__ = [
     "attach_execution",
     "cron_workers",
     "execution_of",
+    "failure_of",
     "install",
     "instances",
     "make_cancellable",
@@ -95,6 +100,18 @@ def acknowledgement_of(executor: Executor) -> AckAction:
     return action
 
 
+def failure_of(job: Job, error: BaseException) -> AckAction:
+    """Return how a job ends whose executor failed: as if its worker had raised the error, with Oban's own backoff."""
+    has_failed = job.attempt >= job.max_attempts
+    text = "".join(traceback.format_exception(error))
+    return AckAction(
+        job=job,
+        state="discarded" if has_failed else "retryable",
+        error={"attempt": job.attempt, "at": datetime.now(UTC).isoformat(), "error": text},
+        schedule_in=None if has_failed else jittery_clamped(job.attempt, job.max_attempts),
+    )
+
+
 def make_cancellable(job: Job) -> None:
     """Give a job what ``job.cancelled()`` looks at."""
     job._cancellation = asyncio.Event()
@@ -142,15 +159,21 @@ def _wrap(worker_class: type) -> None:
     process = getattr(worker_class, "process", None)
     if process is None or getattr(process, _WRAPPED, False):
         return
+    # As it stands in the class: a static or a class method, too, is bound as Oban would bind it.
+    descriptor = inspect.getattr_static(worker_class, "process")
+
+    def bind(instance: object) -> Callable[[Job], Awaitable[object]]:
+        bound: Callable[[Job], Awaitable[object]] = descriptor.__get__(instance, type(instance))
+        return bound
 
     @functools.wraps(process)
     async def wrapped(self: Any, job: Job) -> object:  # noqa: ANN401 - any worker
         binding = job.extra.get(_EXTRA)
         if not isinstance(binding, _Binding) or binding.execution is not None:
             # Not ours, or a call of a parent's wrapped process from within.
-            return await process(self, job)
+            return await bind(self)(job)
         binding.execution = execution = binding.begin(_ends_by(self, job))
-        result = await execution.run(lambda: process(self, job))
+        result = await execution.run(lambda: bind(self)(job))
         if isinstance(execution.ending, Superseded):
             # What `Executor` does not catch leaves no acknowledgement and no trace: the newer execution owns the job.
             raise asyncio.CancelledError

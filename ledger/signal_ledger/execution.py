@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 NEWER_EVENT_DELAY_S = 60
 """How long a job is snoozed that only a newer version of this library can continue (promise L8)."""
 
+CLOCK_SLACK_S = 1.0
+"""How much longer than its wait a live window in place may take, by this process's clock."""
+
 LEFTOVER_GRACE_S = 5.0
 """How long a cancelled task of an ended execution may take to end."""
 
@@ -101,6 +104,7 @@ class Execution:
         self._turn = asyncio.Lock()
         self._ended: Counter[str] = Counter()
         self._is_over = False
+        self._waiting: set[LiveWait] = set()
 
     async def run[R](self, process: Callable[[], Awaitable[R]]) -> R | None:
         """Run `process` so that awaits inside of it belong to this execution.
@@ -120,17 +124,19 @@ class Execution:
         finally:
             _current.reset(token)
             self._is_over = True
+            for live in self._waiting:
+                live.give_hint()
         if self.ending is not None:
             await self._cancel_leftovers()
         return result
 
     async def await_signal(self, wait_for: timedelta | None, wait_timeout: timedelta, channel: str) -> object:
         """Wait for the next signal on a channel; see `signal_ledger.await_signal`."""
-        if self._is_over:
-            raise RuntimeError(f"await_signal: job {self.job_id}'s process has returned; await inside of it")
+        self._require_running()
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(f"await_signal: expected the event loop that runs job {self.job_id}, got another one")
         async with self._turn:
+            self._require_running()
             if self.ending is not None:
                 raise self._end(self.ending)
             ordinal = self._ended[channel] + 1
@@ -142,9 +148,10 @@ class Execution:
         self, wait_for: timedelta | None, wait_timeout: timedelta, channel: str, ordinal: int
     ) -> GotSignal | GotTimeout:
         in_place = wait_for is not None and wait_for <= wait_timeout
-        window_s = self._window_s(None if in_place else wait_timeout.total_seconds())
+        # A wait in place ends at its deadline, by the store's clock. Should that stand still, it is snoozed.
+        window_s = self._window_s(wait_timeout.total_seconds() + (CLOCK_SLACK_S if in_place else 0))
         # The place is taken before the first look, so that no hint is missed between the two.
-        live = self._room.enter(self.job_id) if window_s is None or window_s > 0 else None
+        live = self._room.enter(self.job_id) if window_s > 0 else None
         try:
             take = Take(
                 job_id=self.job_id,
@@ -155,7 +162,7 @@ class Execution:
                 in_place=in_place,
                 window=live is not None,
             )
-            window_ends = None if window_s is None else self._loop.time() + window_s
+            window_ends = self._loop.time() + window_s
             reply = await self._take(take)
             if live is not None and isinstance(reply, Waiting):
                 reply = await self._live(live, take, reply, window_ends)
@@ -173,24 +180,28 @@ class Execution:
             case _:
                 assert_never(reply)
 
-    def _window_s(self, wanted: float | None) -> float | None:
-        """How long the live window may be; None is until the wait's own deadline."""
-        if self._ends_by is None:
-            return wanted
-        left = max(0.0, self._ends_by - self._loop.time())
-        return left if wanted is None else min(wanted, left)
+    def _window_s(self, wanted: float) -> float:
+        """How long the live window may be."""
+        return wanted if self._ends_by is None else min(wanted, max(0.0, self._ends_by - self._loop.time()))
 
-    async def _live(self, live: LiveWait, take: Take, reply: Waiting, window_ends: float | None) -> TakeReply:
+    async def _live(self, live: LiveWait, take: Take, reply: Waiting, window_ends: float) -> TakeReply:
         """Wait for hints and look again, until there is an outcome or the window is over."""
+        self._waiting.add(live)
+        try:
+            return await self._watch(live, take, reply, window_ends)
+        finally:
+            self._waiting.discard(live)
+
+    async def _watch(self, live: LiveWait, take: Take, reply: Waiting, window_ends: float) -> TakeReply:
         while not self._room.is_closing:
-            now = self._loop.time()
-            ends = [] if window_ends is None else [window_ends - now]
-            if window_ends is not None and window_ends <= now:
+            left_s = window_ends - self._loop.time()
+            if left_s <= 0:
                 break
             if reply.left is not None:
                 # At least a millisecond: the store's clock must have passed the deadline, not just reached it.
-                ends.append(max(0.001, reply.left.total_seconds()))
-            await live.hint(min(ends))
+                left_s = min(left_s, max(0.001, reply.left.total_seconds()))
+            await live.hint(left_s)
+            self._require_running()
             again = await self._take(take)
             if not isinstance(again, Waiting):
                 return again
@@ -225,6 +236,10 @@ class Execution:
                 return decode(payload)
             case _:
                 assert_never(reply)
+
+    def _require_running(self) -> None:
+        if self._is_over:
+            raise RuntimeError(f"await_signal: job {self.job_id}'s process has returned; await inside of it")
 
     def _end(self, ending: Ending) -> BaseException:
         """Settle the ending and return what to raise for it."""

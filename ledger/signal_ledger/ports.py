@@ -222,6 +222,10 @@ class LiveWait(Protocol):
         """Return when there may be something to take, or when the time is up."""
         ...
 
+    def give_hint(self) -> None:
+        """Let `hint` return."""
+        ...
+
 
 class WaitingRoom(Protocol):
     """What an execution asks of its engine while it waits."""

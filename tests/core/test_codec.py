@@ -353,3 +353,15 @@ def test_d9_threads_do_not_mix_their_payloads():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_d9_keys_made_to_hash_alike_are_refused_and_take_no_quadratic_time():
+    def keys(count):
+        # Python hashes an integer by its remainder modulo 2**61 - 1.
+        terms = [(2**61 - 1) * (2**64 + number) for number in range(count)]
+        return b"".join(b"n\x11\x00" + term.to_bytes(17, "little") + b"a\x01" for term in terms)
+
+    few = decode(b"\x83t" + (100).to_bytes(4) + keys(100))
+    assert len(few) == 100
+    with pytest.raises(PayloadError, match="too many keys that hash alike"):
+        decode(b"\x83t" + (10_000).to_bytes(4) + keys(10_000))

@@ -36,6 +36,10 @@ class Place:
         self.room.hints.append(timeout_s)
         await self.room.on_hint(timeout_s)
 
+    def give_hint(self):
+        self.room.given += 1
+        self.room.hinted.set()
+
 
 class Room:
     """A waiting room whose tests say what happens while a job waits: by default its time passes."""
@@ -45,6 +49,8 @@ class Room:
         self.is_closing = False
         self.places = 1
         self.hints = []
+        self.given = 0
+        self.hinted = asyncio.Event()
         self.on_hint = self.time_passes
 
     async def time_passes(self, timeout_s):
@@ -125,6 +131,45 @@ async def test_w1_after_process_has_returned_there_is_nothing_to_wait_for(world)
     with pytest.raises(RuntimeError, match="process has returned"):
         await left[0]
     assert await world.kinds() == []
+
+
+async def test_w1_an_await_that_outlives_process_is_ended_and_gives_its_place_back(world):
+    left = []
+
+    async def process():
+        for _ in range(2):
+            left.append(asyncio.create_task(await_signal(wait_timeout=3600)))
+        await asyncio.wait_for(waiting.wait(), 10)
+
+    async def wait(_timeout_s):
+        waiting.set()
+        await world.room.hinted.wait()
+
+    waiting = asyncio.Event()
+    world.room.on_hint = wait
+    await world.execute(process)
+    for task in left:
+        with pytest.raises(RuntimeError, match="process has returned"):
+            await task
+    assert world.room.given == 1
+    assert world.room.places == 1
+
+
+async def test_w3_a_wait_in_place_is_snoozed_if_the_clock_of_the_store_stands_still(world, monkeypatch):
+    loop = asyncio.get_running_loop()
+    here = [loop.time()]
+
+    async def process():
+        await await_signal(wait_for=0.01, wait_timeout=0.01)
+
+    async def only_here(timeout_s):
+        here[0] += timeout_s
+
+    world.room.on_hint = only_here
+    monkeypatch.setattr(loop, "time", lambda: here[0])
+    execution, _ = await world.execute(process)
+    assert isinstance(execution.ending, Sleep)
+    assert await world.kinds() == ["awaited", "snoozed"]
 
 
 async def test_w1_another_event_loop_cannot_wait_for_the_job(world):

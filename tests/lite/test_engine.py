@@ -3,13 +3,17 @@
 import asyncio
 import datetime as dt
 import logging
+import sqlite3
 
 import oban
 import pytest
 from oban import Cancel, Job, Record, Snooze, job, worker
 
 from signal_ledger import lite
+from signal_ledger.embedded.operations import FetchJobs
+from signal_ledger_adapters.lite.runner import Runner
 from signal_ledger_adapters.oban_api import instances
+from signal_ledger_adapters.sqlite.store import SqliteStore
 
 RUNS = []
 
@@ -296,8 +300,9 @@ async def test_the_engine_says_once_what_it_does_not_do(url, caplog):
         ({"queues": {"default": {"size": 5}}}, ValueError, "expected limit and paused, got size"),
         ({"name": " "}, ValueError, "name: expected a name that is not blank"),
         ({"live_share": 1.5}, ValueError, "live_share: expected 0 to 1, got 1.5"),
-        ({"shutdown_grace_period": -1}, ValueError, "shutdown_grace_period: expected seconds of 0 or more, or None"),
-        ({"prune_after": -1}, ValueError, "prune_after: expected seconds of 0 or more, or None"),
+        ({"shutdown_grace_period": -1}, ValueError, "shutdown_grace_period: expected 0 seconds to 50 years, got -1"),
+        ({"prune_after": -1}, ValueError, "prune_after: expected 0 seconds to 50 years, got -1"),
+        ({"prune_after": float("inf")}, ValueError, "prune_after: expected"),
         ({"url": "postgresql://x/y"}, ValueError, "expected sqlite:///<file>"),
     ],
 )
@@ -400,3 +405,116 @@ async def test_what_does_not_end_within_the_grace_period_is_cancelled_and_rescue
 
         await eventually(completed)
     assert RUNS == [1, 2]
+
+
+@worker(max_attempts=1)
+class Counted:
+    async def process(self, job):
+        RUNS.append(job.id)
+
+
+async def test_a_graceful_stop_runs_the_jobs_whose_fetch_was_under_way(url, monkeypatch):
+    fetched = asyncio.Event()
+    start_all = Runner._start_all
+
+    def noted(self, jobs):
+        if jobs.jobs:
+            fetched.set()
+        start_all(self, jobs)
+
+    transact = SqliteStore.transact
+
+    async def slow(self, operation):
+        result = await transact(self, operation)
+        if isinstance(operation, FetchJobs) and result.jobs:
+            # The jobs are executing, by the database; the stop begins here.
+            stopping.append(asyncio.create_task(engine.stop()))
+            await asyncio.sleep(0)
+        return result
+
+    stopping = []
+    monkeypatch.setattr(Runner, "_start_all", noted)
+    monkeypatch.setattr(SqliteStore, "transact", slow)
+    engine = lite(url)
+    async with engine:
+        one = await engine.enqueue(Counted.new())
+        await asyncio.wait_for(fetched.wait(), 10)
+        await asyncio.gather(*stopping)
+    assert [one.id] == RUNS
+    async with lite(url, queues={}) as after:
+        assert str((await after.get_job(one.id)).state) == "completed"
+
+
+@worker(max_attempts=1)
+class StrayCancel:
+    async def process(self, _job):
+        raise asyncio.CancelledError
+
+
+@worker(max_attempts=2)
+class BadBackoff:
+    async def process(self, _job):
+        raise ValueError("the worker's own")
+
+    def backoff(self, _job):
+        raise ZeroDivisionError("in backoff")
+
+
+@worker(max_attempts=1)
+class EndlessSnooze:
+    async def process(self, _job):
+        return Snooze(10**12)
+
+
+@worker(max_attempts=1)
+class SnoozeNotJson:
+    async def process(self, _job):
+        return Snooze(1, meta={"at": object()})
+
+
+class OnTheClass:
+    @staticmethod
+    async def process(job):
+        RUNS.append(job.id)
+
+
+@pytest.mark.parametrize(
+    ("failing", "state", "told"),
+    [
+        (StrayCancel, "discarded", "CancelledError"),
+        (BadBackoff, "retryable", "in backoff"),
+        (EndlessSnooze, "discarded", "expected at most 50 years to snooze"),
+        (SnoozeNotJson, "discarded", "not JSON serializable"),
+    ],
+)
+async def test_what_the_executor_lets_through_fails_the_job_and_does_not_leave_it_executing(it, failing, state, told):
+    one = await it.engine.enqueue(failing.new())
+    found = await it.until(one, state)
+    assert told in found.errors[-1]["error"]
+
+
+async def test_a_static_process_is_called_as_oban_calls_it(it):
+    one = await it.engine.enqueue(worker()(OnTheClass).new())
+    await it.until(one, "completed")
+    assert [one.id] == RUNS
+
+
+async def test_an_engine_may_be_stopped_by_two_at_once(url):
+    engine = await lite(url).start()
+    await asyncio.gather(engine.stop(), engine.stop())
+
+
+async def test_the_watch_survives_a_fault_of_the_database(it, monkeypatch, caplog):
+    mark = it.engine._store.mark
+    faults = iter([True])
+
+    def failing_mark():
+        if next(faults, False):
+            raise sqlite3.OperationalError("disk I/O error")
+        return mark()
+
+    monkeypatch.setattr(it.engine._store, "mark", failing_mark)
+    from tests.eventually import eventually
+
+    await eventually(lambda: "could not be watched" in caplog.text)
+    assert not any(task.done() for task in it.engine._tasks)

@@ -191,3 +191,29 @@ def test_the_statement_that_appends_names_the_columns_of_a_stored_event():
     assert [line.strip(" ,") for line in text.splitlines()[1:-1]] == list(StoredEvent._fields)
     assert text.count("?") == len(StoredEvent._fields)
     assert callable(event_columns)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("args", "[1]"),
+        ("args", "null"),
+        ("meta", "[1]"),
+        ("errors", "{}"),
+        ("tags", "1"),
+        ("attempted_by", "null"),
+        ("scheduled_at", "2026-01-01 12:00:00"),
+        ("scheduled_at", "2026-13-45T12:00:00.000000Z"),
+        ("scheduled_at", "2026-02-30T12:00:00.000000Z"),
+        ("inserted_at", "yesterday"),
+        ("attempted_at", "2026-01-01T12:00:00.000000"),
+    ],
+)
+async def test_a_job_that_no_engine_could_read_is_refused_whoever_writes_it(bench, path, column, value):
+    await bench.insert()
+    connection = sqlite3.connect(path, isolation_level=None)
+    with pytest.raises(sqlite3.IntegrityError, match=column):
+        connection.execute(f"UPDATE oban_jobs SET {column} = ?", (value,))
+    # As SQLite itself writes the time.
+    connection.execute("UPDATE oban_jobs SET scheduled_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')")
+    connection.close()

@@ -87,3 +87,25 @@ def test_a_fork_does_not_keep_its_parents_nodes_alive(path):
     os.close(read)
     os.close(write)
     nodes.release(path, 1)
+
+
+def test_a_lock_file_that_was_deleted_makes_nobody_seem_gone(path, monkeypatch):
+    nodes.hold(path, 1)
+    process = another_process(path, 2)
+    path.with_name(f"{path.name}-nodes").unlink()
+    # Whoever looks makes a new file, and holds what it held in the old one.
+    assert not nodes.is_gone(path, 2)
+    seen = another_process(path, 3)
+    assert not nodes.is_gone(path, 1)
+    later = nodes.time.monotonic() + nodes.GRACE_S
+    monkeypatch.setattr(nodes.time, "monotonic", lambda: later)
+    assert not nodes.is_gone(path, 3)
+    check = (
+        "import sys; from pathlib import Path; from signal_ledger_adapters.sqlite import nodes; "
+        "print(nodes.is_gone(Path(sys.argv[1]), 1))"
+    )
+    told = subprocess.run([sys.executable, "-c", check, str(path)], capture_output=True, text=True, check=True).stdout
+    assert told == "False\n"
+    end(seen)
+    end(process)
+    nodes.release(path, 1)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from signal_ledger.embedded.operations import GetJobs
+from signal_ledger.embedded.operations import GetJobs, Repair
 from signal_ledger.errors import DeliveryUnknown, KeyConflict
 from signal_ledger.ports import StoreUnavailableError
-from signal_ledger.testing.bench import take
+from signal_ledger.testing.bench import Signaller, take
+from signal_ledger.testing.clock import ManualClock
 from signal_ledger.unit import AnyJobs
 from signal_ledger_adapters.sqlite import writer as writers
+from signal_ledger_adapters.sqlite.store import SqliteStore
 
 
 class Trace:
@@ -450,3 +452,99 @@ async def test_closing_finishes_what_was_asked_for(path):
     await store.close()
     await store.close()
     assert [receipt.outcome for receipt in await asyncio.gather(*sending)] == ["buffered"] * 3
+
+
+async def test_d4_a_job_that_was_asked_for_before_it_was_enqueued_gets_its_signals(bench):
+    """What a connection knows of jobs must not outlive its own inserts."""
+    assert (await bench.signaller.send(1)).reason == "missing"
+    job_id = await bench.insert()
+    assert job_id == 1
+    assert (await bench.signaller.send(job_id)).outcome == "buffered"
+
+
+async def test_w10_a_run_that_another_program_ended_is_closed_before_the_next_signal(bench, path):
+    """Ended and begun again by hand, before any sweep: the signal belongs to the new run."""
+    job_id = await bench.insert()
+    await bench.signaller.send(job_id, "old")
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE oban_jobs SET state = 'cancelled'")
+        connection.execute("UPDATE oban_jobs SET state = 'available'")
+    connection.close()
+    await bench.signaller.send(job_id, "new")
+    await bench.store.transact(Repair())
+    history = await bench.store.history(job_id)
+    assert [(recorded.kind, recorded.run) for recorded in history] == [
+        ("delivered", 1),
+        ("closed", 1),
+        ("delivered", 2),
+    ]
+
+
+async def test_d6_a_commit_that_failed_but_happened_delivers_once(bench, monkeypatch):
+    job_ids = [await bench.insert() for _ in range(2)]
+    writer = bench.store._writing
+    commit, faults = writer._commit, iter([True, False])
+
+    def lying_commit():
+        commit()
+        if next(faults, False):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(writer, "_commit", lying_commit)
+    receipts = await asyncio.gather(*[bench.signaller.send(job_id) for job_id in job_ids])
+    assert [(receipt.outcome, receipt.version) for receipt in receipts] == [("buffered", 1)] * 2
+    assert [len(await bench.store.history(job_id)) for job_id in job_ids] == [1, 1]
+
+
+async def test_a_call_from_another_thread_that_comes_too_late_is_refused(path):
+    store = await SqliteStore.open(path, clock=ManualClock(), create=True)
+    signaller = Signaller(store)
+    writer = store._writing
+    on_its_way, closed = threading.Event(), threading.Event()
+    accept = writer._accept
+
+    def late(request):
+        on_its_way.set()
+        asyncio.get_running_loop().create_task(after_close(request))
+
+    async def after_close(request):
+        await asyncio.to_thread(closed.wait, 10)
+        accept(request)
+
+    writer._accept = late
+    call = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(signaller.send(1))))
+    await asyncio.to_thread(on_its_way.wait, 10)
+    await store.close()
+    closed.set()
+    with pytest.raises(RuntimeError, match="expected an open ledger, this one has been closed"):
+        await call
+
+
+async def test_d6_a_call_from_another_thread_keeps_its_own_time(bench):
+    """Its timeout holds even if the event loop of the writer is held up."""
+    job_id = await bench.insert()
+    go_on = threading.Event()
+    answers = []
+
+    def elsewhere():
+        try:
+            asyncio.run(_send(bench, job_id, timeout=0.05))
+        except DeliveryUnknown as error:
+            answers.append(error)
+        go_on.set()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    assert go_on.wait(10)
+    thread.join()
+    assert len(answers) == 1
+
+
+async def test_whoever_opens_the_file_for_a_few_writes_leaves_no_long_log_behind(bench, path):
+    job_id = await bench.insert()
+    signaller = Signaller(bench.store)
+    for _ in range(20):
+        signaller._store = await SqliteStore.open(path, clock=ManualClock(), create=True)
+        await signaller.send(job_id, "x" * 100_000)
+        await signaller._store.close()
+    assert path.with_name(f"{path.name}-wal").stat().st_size < 1_000_000

@@ -7,7 +7,7 @@ from typing import Any, cast
 from oban import Job
 from oban.job import JobState as ObanState
 
-from signal_ledger.embedded.job_row import Acknowledgement, JobRow, NewJob
+from signal_ledger.embedded.job_row import INDEFINITELY, Acknowledgement, JobRow, NewJob
 from signal_ledger.jobs import JobState
 from signal_ledger.names import Execution, JobId
 from signal_ledger_adapters.oban_api import AckAction
@@ -71,16 +71,32 @@ def to_job(row: JobRow) -> Job:
 
 
 def to_acknowledgement(action: AckAction, job_id: JobId, execution: Execution) -> Acknowledgement:
-    """Take what is acknowledged from Oban's action."""
+    """Take what is acknowledged from Oban's action.
+
+    Raises:
+        TypeError: A snooze is no number of seconds, or its meta holds what JSON cannot.
+        ValueError: The snooze is longer than 50 years, or its meta holds inf or NaN.
+    """
     return Acknowledgement(
         job_id=job_id,
         execution=execution,
         state=JobState(action.state),
         attempt_change=action.attempt_change or 0,
-        schedule_in=None if action.schedule_in is None else timedelta(seconds=action.schedule_in),
+        schedule_in=_delay(action),
         error=action.error,
-        meta=action.meta,
+        meta=None if action.meta is None else _json(action.meta),
     )
+
+
+def _delay(action: AckAction) -> timedelta | None:
+    seconds: object = action.schedule_in
+    if seconds is None and action.state not in ("scheduled", "retryable"):
+        return None
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise TypeError(f"expected a number of seconds to snooze or back off, got {type(seconds).__name__}")
+    if not seconds <= INDEFINITELY.total_seconds():
+        raise ValueError(f"expected at most 50 years to snooze or back off, got {seconds} s")
+    return timedelta(seconds=seconds)
 
 
 def _json(value: object) -> Any:  # noqa: ANN401 - of the shape that went in

@@ -13,7 +13,7 @@ from uuid import uuid4
 from oban import Job
 
 from signal_ledger import engines
-from signal_ledger.arguments import to_job_id
+from signal_ledger.arguments import to_job_id, to_seconds
 from signal_ledger.codec import Limits
 from signal_ledger.delivery import Sender
 from signal_ledger.embedded.operations import CancelJobs, DeleteJobs, GetJobs, InsertJobs, PruneJobs, RetryJobs
@@ -66,8 +66,8 @@ class LiteConfig:
             raise ValueError(f"live_share: expected 0 to 1, got {self.live_share!r}")
         for option in ("shutdown_grace_period", "prune_after"):
             value = getattr(self, option)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{option}: expected seconds of 0 or more, or None, got {value!r}")
+            if value is not None:
+                to_seconds(option, value)
 
 
 class LiteEngine(engines.Engine):
@@ -86,6 +86,7 @@ class LiteEngine(engines.Engine):
         self._store: EmbeddedStore | None = None
         self._queues: dict[str, Queue] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -144,6 +145,10 @@ class LiteEngine(engines.Engine):
 
     async def stop(self) -> None:
         """Stop gracefully: live waits snooze at once, running jobs get the grace period, what is left is cancelled."""
+        async with self._stopping:
+            await self._stop()
+
+    async def _stop(self) -> None:
         if self._store is None:
             return
         engines.unregister(self)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,7 +12,7 @@ from oban import Job
 from signal_ledger.embedded.job_row import JobRow
 from signal_ledger.embedded.operations import Acknowledge, Fetched, FetchJobs
 from signal_ledger.engines import Engine
-from signal_ledger.execution import Execution, Sleep
+from signal_ledger.execution import Execution, Sleep, Superseded
 from signal_ledger.names import JobId
 from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
 from signal_ledger_adapters.lite.conversion import to_acknowledgement, to_job
@@ -22,6 +23,7 @@ from signal_ledger_adapters.oban_api import (
     acknowledgement_of,
     attach_execution,
     execution_of,
+    failure_of,
     make_cancellable,
     request_cancel,
 )
@@ -60,9 +62,11 @@ class Runner:
         self._attempted_by = attempted_by
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_ended = asyncio.Event()
         self._kicked = asyncio.Event()
         self._next_due_at: datetime | None = None
         self._is_stopping = False
+        self._is_cancelling = False
 
     def kick(self) -> None:
         """There may be a job to fetch."""
@@ -95,23 +99,13 @@ class Runner:
     async def run(self) -> None:
         """Fetch and start jobs until `stop`."""
         self._kicked.set()
-        while not self._is_stopping:
-            await self._next_kick()
-            self._kicked.clear()
-            slots = {queue.name: queue.slots for queue in self._queues.values() if queue.slots > 0}
-            if not slots or self._is_stopping:
-                self._next_due_at = None
-                continue
-            try:
-                fetched = await self._store.transact(
-                    FetchJobs(slots=slots, node=self._node, attempted_by=self._attempted_by)
-                )
-            except Exception:
-                logger.exception("jobs could not be fetched; trying again")
-                await asyncio.sleep(_RETRY_DELAY_S)
-                self._kicked.set()
-            else:
-                self._start_all(fetched)
+        try:
+            while not self._is_stopping:
+                await self._next_kick()
+                self._kicked.clear()
+                await self._fetch()
+        finally:
+            self._has_ended.set()
 
     async def stop(self, grace_s: float | None) -> None:
         """Start no more jobs, let live waits snooze, wait for the rest, then cancel what is left.
@@ -123,9 +117,14 @@ class Runner:
         self._kicked.set()
         for queue in self._queues.values():
             queue.room.close()
+        # A fetch that is under way has jobs executing already: they are started, and waited for as well.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._has_ended.wait()
         if not self._tasks:
             return
         _, pending = await asyncio.wait(self._tasks, timeout=grace_s)
+        self._is_cancelling = True
         for task in pending:
             task.cancel()
         if pending:
@@ -143,6 +142,22 @@ class Runner:
                 await self._kicked.wait()
         except TimeoutError:
             return
+
+    async def _fetch(self) -> None:
+        slots = {queue.name: queue.slots for queue in self._queues.values() if queue.slots > 0}
+        if not slots or self._is_stopping:
+            self._next_due_at = None
+            return
+        try:
+            fetched = await self._store.transact(
+                FetchJobs(slots=slots, node=self._node, attempted_by=self._attempted_by)
+            )
+        except Exception:
+            logger.exception("jobs could not be fetched; trying again")
+            await asyncio.sleep(_RETRY_DELAY_S)
+            self._kicked.set()
+        else:
+            self._start_all(fetched)
 
     def _start_all(self, fetched: Fetched) -> None:
         self._next_due_at = fetched.next_due_at
@@ -163,19 +178,36 @@ class Runner:
             ),
         )
         try:
-            executor = await Executor(job=job, safe=True).execute()
+            action = await self._run_executor(job)
         finally:
             # The slot is free at once: the acknowledgement is in the writer's queue before the next fetch is.
             del queue.running[row.id, row.execution]
             self._kicked.set()
-        await self._acknowledge(row, acknowledgement_of(executor), execution_of(job))
+        if action is not None:
+            await self._acknowledge(row, action, execution_of(job))
+
+    async def _run_executor(self, job: Job) -> AckAction | None:
+        """Execute a job and return how it ended; None if it must end without a trace."""
+        try:
+            return acknowledgement_of(await Executor(job=job, safe=True).execute())
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            execution = execution_of(job)
+            if self._is_cancelling or (execution is not None and isinstance(execution.ending, Superseded)):
+                # Cancelled by `stop`, and rescued by the next engine; or a newer execution owns the job.
+                raise
+            # What Oban's executor lets through: a stray CancelledError, a backoff() that raises. The job has failed.
+            return failure_of(job, error)
 
     async def _acknowledge(self, row: JobRow, action: AckAction, execution: Execution | None) -> None:
         ending = None if execution is None else execution.ending
-        acknowledge = Acknowledge(
-            ack=to_acknowledgement(action, row.id, row.execution),
-            wait=ending.wait if isinstance(ending, Sleep) else None,
-        )
+        try:
+            ack = to_acknowledgement(action, row.id, row.execution)
+        except (TypeError, ValueError, OverflowError) as error:
+            # A Snooze for no number of seconds, say, or a meta that is no JSON.
+            ack = to_acknowledgement(failure_of(action.job, error), row.id, row.execution)
+        acknowledge = Acknowledge(ack=ack, wait=ending.wait if isinstance(ending, Sleep) else None)
         while True:
             try:
                 after = await self._store.transact(acknowledge)

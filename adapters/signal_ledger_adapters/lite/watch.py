@@ -39,15 +39,15 @@ class Watch:
         mark: int | None = None
         next_look = 0.0
         while True:
-            now_mark = self._store.mark()
-            if now_mark != mark or loop.time() >= next_look:
-                # The mark is the one before the look: what is committed during it changes the next one.
-                mark = now_mark
-                next_look = loop.time() + LOOK_S
-                try:
+            try:
+                now_mark = self._store.mark()
+                if now_mark != mark or loop.time() >= next_look:
+                    # The mark is the one before the look: what is committed during it changes the next one.
+                    mark = now_mark
+                    next_look = loop.time() + LOOK_S
                     await self._look()
-                except Exception:
-                    logger.exception("the database could not be watched; trying again")
+            except Exception:
+                logger.exception("the database could not be watched; trying again")
             await asyncio.sleep(POLL_S)
 
     async def _look(self) -> None:
@@ -60,7 +60,7 @@ class Watch:
         for job_id in seen.signalled:
             for queue in self._queues:
                 queue.room.give_hint(job_id)
-        for node in seen.nodes - {self._node}:
+        for node in seen.nodes | {self._node}:
             if self._store.is_gone(node):
                 rescued = await self._store.transact(RescueJobs(node=node))
                 logger.warning("engine %d is gone; rescued %d of its jobs", node, rescued)

@@ -9,15 +9,24 @@ descriptor for each file, and what this process holds is known without asking th
 import fcntl
 import os
 import threading
+import time
+from collections import defaultdict
 from pathlib import Path
+
+GRACE_S = 5.0
+"""How long nobody is thought gone after the lock file was made anew: the others must find it and lock it first."""
+
+_FIRST_NODE = 1
 
 _lock = threading.Lock()
 _files: dict[tuple[int, int], "_LockFile"] = {}
+_wanted: dict[Path, set[int]] = defaultdict(set)
 
 
 class _LockFile:
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, trusted_from: float) -> None:
         self.descriptor = descriptor
+        self.trusted_from = trusted_from
         self.held: set[int] = set()
         self.process = os.getpid()
 
@@ -30,24 +39,28 @@ def hold(path: Path, node: int) -> None:
         node: The node's id, the offset of its byte.
     """
     with _lock:
-        lock_file = _open(path)
-        fcntl.lockf(lock_file.descriptor, fcntl.LOCK_EX, 1, node)
-        lock_file.held.add(node)
+        _wanted[path].add(node)
+        # The first node makes the file with the database; a later one that has to make it finds that it was deleted.
+        _open(path, is_first=node == _FIRST_NODE)
 
 
 def release(path: Path, node: int) -> None:
     """Let go of a node's lock."""
     with _lock:
         lock_file = _open(path)
+        _wanted[path].discard(node)
         lock_file.held.discard(node)
         fcntl.lockf(lock_file.descriptor, fcntl.LOCK_UN, 1, node)
 
 
 def is_gone(path: Path, node: int) -> bool:
-    """Say whether the process of a node has ended, or its engine was closed."""
+    """Say whether the process of a node has ended, or its engine was closed.
+
+    To be asked of the own nodes as well, every second: if somebody has deleted the file, they are held in a new one.
+    """
     with _lock:
         lock_file = _open(path)
-        if node in lock_file.held:
+        if node in lock_file.held or time.monotonic() < lock_file.trusted_from:
             return False
         try:
             fcntl.lockf(lock_file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, node)
@@ -57,8 +70,8 @@ def is_gone(path: Path, node: int) -> bool:
         return True
 
 
-def _open(path: Path) -> _LockFile:
-    """Return the one descriptor of the lock file. It stays open until the process ends."""
+def _open(path: Path, *, is_first: bool = False) -> _LockFile:
+    """Return the one descriptor of the lock file, with this process's locks held. It stays open until that ends."""
     name = path.with_name(f"{path.name}-nodes")
     try:
         status = name.stat()
@@ -66,11 +79,23 @@ def _open(path: Path) -> _LockFile:
     except FileNotFoundError:
         known = None
     if known is None:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        trusted_from = 0.0
+        try:
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            if not is_first:
+                trusted_from = time.monotonic() + GRACE_S
+        except FileExistsError:
+            descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+            if _wanted[path] and not is_first:
+                trusted_from = time.monotonic() + GRACE_S
         status = os.fstat(descriptor)
-        known = _files[status.st_dev, status.st_ino] = _LockFile(descriptor)
+        known = _files[status.st_dev, status.st_ino] = _LockFile(descriptor, trusted_from)
     if known.process != os.getpid():
         # A fork has the descriptor but none of the locks.
         known.process = os.getpid()
         known.held.clear()
+        _wanted[path].clear()
+    for node in _wanted[path] - known.held:
+        fcntl.lockf(known.descriptor, fcntl.LOCK_EX, 1, node)
+        known.held.add(node)
     return known

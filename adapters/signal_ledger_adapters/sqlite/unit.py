@@ -14,7 +14,8 @@ from signal_ledger.commands import Close, Command, Deliver, Snooze, Take
 from signal_ledger.cursors import position_cursor
 from signal_ledger.decisions import GotSignal, GotTimeout
 from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
-from signal_ledger.events import DeliveryOutcome
+from signal_ledger.embedded.operations import repair
+from signal_ledger.events import Cause, DeliveryOutcome
 from signal_ledger.evolve import fold
 from signal_ledger.facts import NO_FACTS, Facts, PendingSignal, PriorDelivery
 from signal_ledger.instants import from_text, to_text
@@ -85,10 +86,21 @@ class SqliteUnit:
         self._new_states: dict[JobId, WaitState] = {}
         self._woken: list[JobId] = []
         self._changed_rows: dict[JobId, JobRow] = {}
+        self._noted: dict[JobId, Cause] = {}
 
     @property
     def now(self) -> datetime:
         return self._now
+
+    def load(self, job_ids: Iterable[JobId]) -> None:
+        """Read the views and states of the jobs of a batch, and close the runs that another program has ended.
+
+        The sweeper would do that, too, but maybe after a signal that belongs into the next run (promise W10).
+        """
+        self.preload(job_ids)
+        while self._noted:
+            job_id, cause = self._noted.popitem()
+            repair(self, job_id, cause)
 
     def preload(self, job_ids: Iterable[JobId]) -> None:
         """Read the views and states of jobs, all in one statement."""
@@ -98,7 +110,7 @@ class SqliteUnit:
         if not wanted:
             return
         loaded = self._select("load_jobs", to_json(wanted))
-        for job_id, state, execution, attempt, cancel_requested, *projection, has_events in loaded:
+        for job_id, state, execution, attempt, cancel_requested, *projection, has_events, ended_as in loaded:
             self._views[job_id] = (
                 None
                 if state is None
@@ -110,6 +122,8 @@ class SqliteUnit:
                 )
             )
             self._states[job_id] = self._read_state(job_id, projection, has_events=has_events)
+            if ended_as is not None:
+                self._noted[job_id] = Cause(ended_as)
 
     def flush(self) -> None:
         """Write what is kept. Events come first: the triggers of the jobs look at the projection."""
@@ -207,7 +221,10 @@ class SqliteUnit:
     def insert(self, job: NewJob) -> JobRow:
         row = inserted(JobId(0), job, self._now)
         [[job_id]] = self._connection.execute(statement("job_insert"), job_insert_columns(row)).fetchall()
-        return replace(row, id=JobId(job_id))
+        row = replace(row, id=JobId(job_id))
+        # Somebody may have asked for the job before there was one.
+        self._views[row.id] = row.view
+        return row
 
     def job(self, job_id: JobId) -> JobRow | None:
         if job_id not in self._rows:

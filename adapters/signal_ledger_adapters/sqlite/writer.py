@@ -17,12 +17,13 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from signal_ledger.errors import KeyConflict
+from signal_ledger.operations import DeliverCall
 from signal_ledger.ports import StoreUnavailableError
 from signal_ledger.unit import Operation
 from signal_ledger.upcast import NewerEventError
@@ -132,15 +133,22 @@ class Writer:
         if os.getpid() != self._process:
             raise RuntimeError(f"{self._path}: expected the process that opened it, found a fork; open it in the fork")
         if self._is_closed:
-            raise RuntimeError(f"{self._path}: expected an open ledger, this one has been closed")
+            raise self._closed_error()
         loop = asyncio.get_running_loop()
         ends_at = math.inf if timeout_s is None else time.monotonic() + timeout_s
         request = _Request(operation, loop, loop.create_future(), ends_at)
+        result: R
         if loop is self._loop:
             self._accept(request)
-        else:
+            result = await request.future
+            return result
+        try:
             self._loop.call_soon_threadsafe(self._accept, request)
-        result: R = await request.future
+        except RuntimeError:
+            raise self._closed_error() from None
+        # The writer's event loop may be held up by somebody: the time is kept here.
+        async with asyncio.timeout(timeout_s):
+            result = await request.future
         return result
 
     async def close(self) -> None:
@@ -148,12 +156,19 @@ class Writer:
         if not self._is_closed:
             self._is_closed = True
             await self._idle.wait()
+            if self._changed_pages:
+                # Whoever opens the file for a few writes only leaves no long log behind.
+                self._waiter.send(self._write_back, lambda _error: None)
             await self._waiter.close()
             self._connection.close()
             if self._timer is not None:
                 self._timer.cancel()
 
     def _accept(self, request: _Request) -> None:
+        if self._is_closed:
+            # It comes from another thread, and was on its way when the writer was closed.
+            request.settle(None, self._closed_error())
+            return
         self._requests.append(request)
         if request.ends_at < self._timer_at:
             self._watch_time(request.ends_at)
@@ -269,7 +284,7 @@ class Writer:
         self._known.forget_if_changed(self._connection)
         # The clock is read under the lock: no event is recorded at a time before its transaction's turn (W7).
         unit = SqliteUnit(self._connection, self._clock(), self._known)
-        unit.preload([job_id for request in batch for job_id in request.operation.job_ids])
+        unit.load([job_id for request in batch for job_id in request.operation.job_ids])
         for request in batch:
             if request.is_withdrawn:
                 continue
@@ -289,12 +304,15 @@ class Writer:
         """In the thread."""
         self._commit()
         if self._changed_pages >= CHECKPOINT_PAGES:
-            self._changed_pages = 0
-            try:
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            except sqlite3.Error as error:
-                # What was committed is safe in the write-ahead log; the next checkpoint takes it along.
-                logger.warning("%s: the write-ahead log could not be written back yet: %s", self._path, error)
+            self._write_back()
+
+    def _write_back(self) -> None:
+        self._changed_pages = 0
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            # What was committed is safe in the write-ahead log; the next checkpoint takes it along.
+            logger.warning("%s: the write-ahead log could not be written back yet: %s", self._path, error)
 
     def _committed(self, batch: list[_Request], error: Exception | None) -> None:
         if error is not None:
@@ -315,11 +333,17 @@ class Writer:
         if len(batch) > 1:
             for request in batch:
                 request.result = request.error = None
+                if isinstance(request.operation, DeliverCall):
+                    # A commit that failed may have happened all the same: the ids are not new any more (D6).
+                    request.operation = replace(request.operation, is_first_try=False)
             self._alone.extend(batch)
         else:
             [request] = batch
             request.settle(None, self._translate(error))
         self._go_on()
+
+    def _closed_error(self) -> RuntimeError:
+        return RuntimeError(f"{self._path}: expected an open ledger, this one has been closed")
 
     def _translate(self, error: Exception) -> Exception:
         if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):

@@ -8,6 +8,7 @@ The format is described in the Erlang/OTP documentation, "External Term Format".
 """
 
 import struct
+from collections import Counter
 from collections.abc import Callable
 
 from erlpack import Atom
@@ -36,6 +37,9 @@ _MAP = ord("t")
 _ATOMS = {_ATOM: "latin-1", _SMALL_ATOM: "latin-1", _ATOM_UTF8: "utf-8", _SMALL_ATOM_UTF8: "utf-8"}
 _SMALL_ATOMS = frozenset((_SMALL_ATOM, _SMALL_ATOM_UTF8))
 _CONTAINERS = frozenset((_SMALL_TUPLE, _LARGE_TUPLE, _LIST, _MAP))
+# How many keys of a map may have one hash. Of integers of 64 bits, sixteen do at most.
+_SAME_HASH_MAX = 100
+
 _SPELLED = {"nil": None, "true": True, "false": False}
 
 _unpack_float: Callable[[bytes, int], tuple[float]] = struct.Struct(">d").unpack_from
@@ -248,8 +252,12 @@ class _Decoder:
         return tuple(items)
 
     def _map(self, items: list[object]) -> dict[object, object]:
+        keys = items[::2]
         try:
-            pairs = dict(zip(items[::2], items[1::2], strict=True))
+            if len(keys) > _SAME_HASH_MAX and max(Counter(map(hash, keys)).values()) > _SAME_HASH_MAX:
+                # Such a dict takes quadratic time. Only integers beyond 64 bits, made for it, come to that.
+                raise self._error("a map has too many keys that hash alike")
+            pairs = dict(zip(keys, items[1::2], strict=True))
         except TypeError:
             raise self._error("a map has a key that no Python dict can have") from None
         if 2 * len(pairs) != len(items):

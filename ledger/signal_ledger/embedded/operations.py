@@ -280,17 +280,7 @@ class Repair(AnyJobs):
 
     def run(self, unit: EmbeddedUnit) -> int:
         """Return how many jobs were struck off the list."""
-        repaired = 0
-        for job_id, cause in unit.repairs().items():
-            try:
-                unit.state(job_id)
-            except NewerEventError:
-                # It stays on the list, for a newer version of this library.
-                continue
-            unit.clear_repair(job_id)
-            close(unit, job_id, Cause(cause))
-            repaired += 1
-        return repaired
+        return sum([repair(unit, job_id, Cause(cause)) for job_id, cause in unit.repairs().items()])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +330,20 @@ class Look(AnyJobs):
             nodes=frozenset(unit.executing_nodes()),
             has_repairs=bool(unit.repairs()),
         )
+
+
+def repair(unit: EmbeddedUnit, job_id: JobId, cause: Cause) -> bool:
+    """Close a run that was noted for repair and strike it off the list.
+
+    Return whether that was possible: a stream that a newer version of this library has written to is left to that.
+    """
+    try:
+        unit.state(job_id)
+    except NewerEventError:
+        return False
+    unit.clear_repair(job_id)
+    close(unit, job_id, cause)
+    return True
 
 
 def _rows(unit: EmbeddedUnit, job_ids: Sequence[JobId]) -> list[JobRow]:

@@ -1,6 +1,8 @@
 -- The jobs of the embedded engine: Oban's columns, and three of its own at the end.
 --
--- Ids never repeat, not even after a deletion: a new job must not inherit an old stream.
+-- Ids never repeat, not even after a deletion: a new job must not inherit an old stream. What engines could not read is
+-- refused here, whoever writes it: instants are ISO 8601 in UTC, as 2026-11-23T12:30:00.000000Z. SQLite itself writes
+-- milliseconds, by strftime('%Y-%m-%dT%H:%M:%fZ', 'now'); these are taken, too.
 
 CREATE TABLE oban_jobs (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -12,17 +14,29 @@ CREATE TABLE oban_jobs (
     attempt          INTEGER NOT NULL DEFAULT 0 CHECK (attempt BETWEEN 0 AND max_attempts),
     max_attempts     INTEGER NOT NULL DEFAULT 20 CHECK (max_attempts > 0),
     priority         INTEGER NOT NULL DEFAULT 0 CHECK (priority >= 0),
-    args             TEXT    NOT NULL DEFAULT '{}' CHECK (json_valid(args)),
-    meta             TEXT    NOT NULL DEFAULT '{}' CHECK (json_valid(meta)),
-    tags             TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(tags)),
-    errors           TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(errors)),
-    attempted_by     TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(attempted_by)),
-    inserted_at      TEXT    NOT NULL,
-    scheduled_at     TEXT    NOT NULL,
-    attempted_at     TEXT,
-    cancelled_at     TEXT,
-    completed_at     TEXT,
-    discarded_at     TEXT,
+    args             TEXT    NOT NULL DEFAULT '{}' CHECK (json_type(args) = 'object'),
+    meta             TEXT    NOT NULL DEFAULT '{}' CHECK (json_type(meta) = 'object'),
+    tags             TEXT    NOT NULL DEFAULT '[]' CHECK (json_type(tags) = 'array'),
+    errors           TEXT    NOT NULL DEFAULT '[]' CHECK (json_type(errors) = 'array'),
+    attempted_by     TEXT    NOT NULL DEFAULT '[]' CHECK (json_type(attempted_by) = 'array'),
+    inserted_at      TEXT    NOT NULL
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', inserted_at, '+0 days') IS substr(inserted_at, 1, 19)
+               AND (inserted_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR inserted_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+    scheduled_at     TEXT    NOT NULL
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', scheduled_at, '+0 days') IS substr(scheduled_at, 1, 19)
+               AND (scheduled_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR scheduled_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+    attempted_at     TEXT
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', attempted_at, '+0 days') IS substr(attempted_at, 1, 19)
+               AND (attempted_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR attempted_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+    cancelled_at     TEXT
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', cancelled_at, '+0 days') IS substr(cancelled_at, 1, 19)
+               AND (cancelled_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR cancelled_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+    completed_at     TEXT
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', completed_at, '+0 days') IS substr(completed_at, 1, 19)
+               AND (completed_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR completed_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+    discarded_at     TEXT
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', discarded_at, '+0 days') IS substr(discarded_at, 1, 19)
+               AND (discarded_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR discarded_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
     execution        INTEGER NOT NULL DEFAULT 0,
     node             INTEGER,
     cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested BETWEEN 0 AND 1)
