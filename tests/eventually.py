@@ -5,7 +5,7 @@ import inspect
 import time
 
 
-async def eventually(condition, *, timeout=10.0, what=None):
+async def eventually(condition, *, timeout=60.0, what=None):
     """Return what the condition gives once that is true; fail if it is not within the timeout."""
     ends = time.monotonic() + timeout
     while True:
