@@ -9,20 +9,7 @@ from hypothesis import strategies as st
 from signal_ledger.codec import Limits, decode, encode, encode_with_digest
 from signal_ledger.errors import PayloadError
 from signal_ledger.testing.strategies import PAYLOADS
-
-
-def same(one, other):
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return len(one) == len(other) and all(
-            same(a, b) and same(one[a], other[b]) for a, b in zip(one, other, strict=True)
-        )
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, float):
-        return one.hex() == other.hex()
-    return one == other
+from tests.same import same
 
 
 @given(PAYLOADS)

@@ -207,6 +207,9 @@ def test_the_statement_that_appends_names_the_columns_of_a_stored_event():
         ("scheduled_at", "2026-02-30T12:00:00.000000Z"),
         ("inserted_at", "yesterday"),
         ("attempted_at", "2026-01-01T12:00:00.000000"),
+        ("attempted_at", "2026-01-01T12:00:00.5Z"),
+        ("attempted_at", "2026-01-01T12:00:00+00:00.000000Z"),
+        ("attempted_at", "2026-01-01T12:00:60.000000Z"),
     ],
 )
 async def test_a_job_that_no_engine_could_read_is_refused_whoever_writes_it(bench, path, column, value):
@@ -216,4 +219,22 @@ async def test_a_job_that_no_engine_could_read_is_refused_whoever_writes_it(benc
         connection.execute(f"UPDATE oban_jobs SET {column} = ?", (value,))
     # As SQLite itself writes the time.
     connection.execute("UPDATE oban_jobs SET scheduled_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')")
+    connection.close()
+
+
+@pytest.mark.parametrize("fraction", ["000000", "000001", "499999", "999499", "999500", "999999", "000", "999"])
+@pytest.mark.parametrize("second", ["2026-12-31T23:59:59", "2028-02-29T00:00:00", "9999-12-31T23:59:59"])
+async def test_every_instant_can_be_written(bench, path, second, fraction):
+    """SQLite rounds instants to milliseconds, into the second after, where it reads them itself."""
+    await bench.insert()
+    connection = sqlite3.connect(path, isolation_level=None)
+    for column in (
+        "inserted_at",
+        "scheduled_at",
+        "attempted_at",
+        "cancelled_at",
+        "completed_at",
+        "discarded_at",
+    ):
+        connection.execute(f"UPDATE oban_jobs SET {column} = ?", (f"{second}.{fraction}Z",))
     connection.close()

@@ -34,12 +34,12 @@ def end(process):
 
 
 def test_a_node_lives_as_long_as_its_process(path):
-    process = another_process(path, 5)
-    assert not nodes.is_gone(path, 5)
+    process = another_process(path, 1)
+    assert not nodes.is_gone(path, 1)
     assert nodes.is_gone(path, 4)
     process.kill()
     process.wait(10)
-    assert nodes.is_gone(path, 5)
+    assert nodes.is_gone(path, 1)
     end(process)
 
 
@@ -86,6 +86,60 @@ def test_a_fork_does_not_keep_its_parents_nodes_alive(path):
     os.waitpid(child, 0)
     os.close(read)
     os.close(write)
+    nodes.release(path, 1)
+
+
+CHECK = """
+import sys
+from pathlib import Path
+from signal_ledger_adapters.sqlite import nodes
+path = Path(sys.argv[1])
+nodes.hold(path, 9)
+print([nodes.is_gone(path, int(node)) for node in sys.argv[2:]])
+"""
+
+
+def seen_by_a_newcomer(path, *nodes_asked):
+    command = [sys.executable, "-c", CHECK, str(path), *map(str, nodes_asked)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_newcomer_sees_the_dead_at_once(path):
+    """A process that takes the place of one that was killed must not wait to rescue its jobs."""
+    process = another_process(path, 1)
+    assert seen_by_a_newcomer(path, 1) == "[False]"
+    process.kill()
+    process.wait(10)
+    assert seen_by_a_newcomer(path, 1) == "[True]"
+    end(process)
+
+
+def test_a_newcomer_trusts_no_lock_file_that_was_just_made_anew(path):
+    """Who lives may not have found it yet."""
+    process = another_process(path, 1)
+    path.with_name(f"{path.name}-nodes").unlink()
+    assert seen_by_a_newcomer(path, 1) == "[False]"
+    assert seen_by_a_newcomer(path, 1) == "[False]"
+    end(process)
+
+
+def test_an_engine_in_a_fork_is_alive(path):
+    read, write = os.pipe()
+    go_on, let_go = os.pipe()
+    nodes.hold(path, 1)
+    child = os.fork()
+    if child == 0:
+        nodes.hold(path, 2)
+        os.write(write, b"held")
+        os.read(go_on, 1)
+        os._exit(0)
+    assert os.read(read, 4) == b"held"
+    assert not nodes.is_gone(path, 2)
+    os.write(let_go, b".")
+    os.waitpid(child, 0)
+    assert nodes.is_gone(path, 2)
+    for descriptor in (read, write, go_on, let_go):
+        os.close(descriptor)
     nodes.release(path, 1)
 
 

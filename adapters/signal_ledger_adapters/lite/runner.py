@@ -183,11 +183,10 @@ class Runner:
             # The slot is free at once: the acknowledgement is in the writer's queue before the next fetch is.
             del queue.running[row.id, row.execution]
             self._kicked.set()
-        if action is not None:
-            await self._acknowledge(row, action, execution_of(job))
+        await self._acknowledge(row, action, execution_of(job))
 
-    async def _run_executor(self, job: Job) -> AckAction | None:
-        """Execute a job and return how it ended; None if it must end without a trace."""
+    async def _run_executor(self, job: Job) -> AckAction:
+        """Execute a job and return how it ended. Raises if it must end without a trace."""
         try:
             return acknowledgement_of(await Executor(job=job, safe=True).execute())
         except (KeyboardInterrupt, SystemExit):

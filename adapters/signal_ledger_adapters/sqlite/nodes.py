@@ -10,7 +10,6 @@ import fcntl
 import os
 import threading
 import time
-from collections import defaultdict
 from pathlib import Path
 
 GRACE_S = 5.0
@@ -20,7 +19,10 @@ _FIRST_NODE = 1
 
 _lock = threading.Lock()
 _files: dict[tuple[int, int], "_LockFile"] = {}
-_wanted: dict[Path, set[int]] = defaultdict(set)
+_latest: dict[Path, "_LockFile"] = {}
+
+# What is in a lock file that was made anew. The first one is empty.
+_MADE_ANEW = b"made anew"
 
 
 class _LockFile:
@@ -39,16 +41,14 @@ def hold(path: Path, node: int) -> None:
         node: The node's id, the offset of its byte.
     """
     with _lock:
-        _wanted[path].add(node)
         # The first node makes the file with the database; a later one that has to make it finds that it was deleted.
-        _open(path, is_first=node == _FIRST_NODE)
+        _hold(_open(path, is_first=node == _FIRST_NODE), node)
 
 
 def release(path: Path, node: int) -> None:
     """Let go of a node's lock."""
     with _lock:
         lock_file = _open(path)
-        _wanted[path].discard(node)
         lock_file.held.discard(node)
         fcntl.lockf(lock_file.descriptor, fcntl.LOCK_UN, 1, node)
 
@@ -79,23 +79,33 @@ def _open(path: Path, *, is_first: bool = False) -> _LockFile:
     except FileNotFoundError:
         known = None
     if known is None:
-        trusted_from = 0.0
-        try:
-            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            if not is_first:
-                trusted_from = time.monotonic() + GRACE_S
-        except FileExistsError:
-            descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC)
-            if _wanted[path] and not is_first:
-                trusted_from = time.monotonic() + GRACE_S
-        status = os.fstat(descriptor)
-        known = _files[status.st_dev, status.st_ino] = _LockFile(descriptor, trusted_from)
+        known = _make(name, is_first=is_first)
     if known.process != os.getpid():
         # A fork has the descriptor but none of the locks.
         known.process = os.getpid()
         known.held.clear()
-        _wanted[path].clear()
-    for node in _wanted[path] - known.held:
-        fcntl.lockf(known.descriptor, fcntl.LOCK_EX, 1, node)
-        known.held.add(node)
+    former = _latest.get(path, known)
+    _latest[path] = known
+    if former is not known and former.process == os.getpid():
+        for node in former.held:
+            _hold(known, node)
     return known
+
+
+def _make(name: Path, *, is_first: bool) -> _LockFile:
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        if not is_first:
+            os.write(descriptor, _MADE_ANEW)
+    except FileExistsError:
+        descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    age_s = max(0.0, time.time() - status.st_mtime) if status.st_size else GRACE_S
+    made = _LockFile(descriptor, time.monotonic() + GRACE_S - age_s)
+    _files[status.st_dev, status.st_ino] = made
+    return made
+
+
+def _hold(lock_file: _LockFile, node: int) -> None:
+    fcntl.lockf(lock_file.descriptor, fcntl.LOCK_EX, 1, node)
+    lock_file.held.add(node)

@@ -38,7 +38,7 @@ BATCH_OPERATIONS_MAX = 256
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 
 QUICK_COMMIT_S = 0.001
-"""Commits are made in the event loop as long as they take less than this; it is held up for no longer."""
+"""Commits are made in the event loop as long as the latest took less than this; a slow one sends the next ones away."""
 
 _FORGET_SLOWNESS = 0.9
 

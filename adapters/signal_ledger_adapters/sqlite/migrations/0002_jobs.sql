@@ -2,7 +2,8 @@
 --
 -- Ids never repeat, not even after a deletion: a new job must not inherit an old stream. What engines could not read is
 -- refused here, whoever writes it: instants are ISO 8601 in UTC, as 2026-11-23T12:30:00.000000Z. SQLite itself writes
--- milliseconds, by strftime('%Y-%m-%dT%H:%M:%fZ', 'now'); these are taken, too.
+-- milliseconds, by strftime('%Y-%m-%dT%H:%M:%fZ', 'now'); these are taken, too. The fraction is looked at on its own,
+-- because SQLite rounds to milliseconds: it takes 59.9996 for the second after.
 
 CREATE TABLE oban_jobs (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -20,23 +21,23 @@ CREATE TABLE oban_jobs (
     errors           TEXT    NOT NULL DEFAULT '[]' CHECK (json_type(errors) = 'array'),
     attempted_by     TEXT    NOT NULL DEFAULT '[]' CHECK (json_type(attempted_by) = 'array'),
     inserted_at      TEXT    NOT NULL
-        CHECK (strftime('%Y-%m-%dT%H:%M:%S', inserted_at, '+0 days') IS substr(inserted_at, 1, 19)
-               AND (inserted_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR inserted_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', substr(inserted_at, 1, 19), '+0 days') IS substr(inserted_at, 1, 19)
+               AND (substr(inserted_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR substr(inserted_at, 20) GLOB '.[0-9][0-9][0-9]Z')),
     scheduled_at     TEXT    NOT NULL
-        CHECK (strftime('%Y-%m-%dT%H:%M:%S', scheduled_at, '+0 days') IS substr(scheduled_at, 1, 19)
-               AND (scheduled_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR scheduled_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', substr(scheduled_at, 1, 19), '+0 days') IS substr(scheduled_at, 1, 19)
+               AND (substr(scheduled_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR substr(scheduled_at, 20) GLOB '.[0-9][0-9][0-9]Z')),
     attempted_at     TEXT
-        CHECK (strftime('%Y-%m-%dT%H:%M:%S', attempted_at, '+0 days') IS substr(attempted_at, 1, 19)
-               AND (attempted_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR attempted_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', substr(attempted_at, 1, 19), '+0 days') IS substr(attempted_at, 1, 19)
+               AND (substr(attempted_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR substr(attempted_at, 20) GLOB '.[0-9][0-9][0-9]Z')),
     cancelled_at     TEXT
-        CHECK (strftime('%Y-%m-%dT%H:%M:%S', cancelled_at, '+0 days') IS substr(cancelled_at, 1, 19)
-               AND (cancelled_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR cancelled_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', substr(cancelled_at, 1, 19), '+0 days') IS substr(cancelled_at, 1, 19)
+               AND (substr(cancelled_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR substr(cancelled_at, 20) GLOB '.[0-9][0-9][0-9]Z')),
     completed_at     TEXT
-        CHECK (strftime('%Y-%m-%dT%H:%M:%S', completed_at, '+0 days') IS substr(completed_at, 1, 19)
-               AND (completed_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR completed_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', substr(completed_at, 1, 19), '+0 days') IS substr(completed_at, 1, 19)
+               AND (substr(completed_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR substr(completed_at, 20) GLOB '.[0-9][0-9][0-9]Z')),
     discarded_at     TEXT
-        CHECK (strftime('%Y-%m-%dT%H:%M:%S', discarded_at, '+0 days') IS substr(discarded_at, 1, 19)
-               AND (discarded_at GLOB '*.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR discarded_at GLOB '*:[0-9][0-9].[0-9][0-9][0-9]Z')),
+        CHECK (strftime('%Y-%m-%dT%H:%M:%S', substr(discarded_at, 1, 19), '+0 days') IS substr(discarded_at, 1, 19)
+               AND (substr(discarded_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' OR substr(discarded_at, 20) GLOB '.[0-9][0-9][0-9]Z')),
     execution        INTEGER NOT NULL DEFAULT 0,
     node             INTEGER,
     cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested BETWEEN 0 AND 1)
