@@ -10,13 +10,17 @@ from pathlib import Path
 
 from benchmarks.deliver import deliver
 from benchmarks.figures import table
+from benchmarks.oban_engine import oban_engine
 from benchmarks.payloads import payloads
+from benchmarks.postgres import postgres
 from benchmarks.wake import wake
 
 SECTIONS = {
     "deliver": ("Deliver to jobs that do not wait yet", deliver),
     "wake": ("From signal to payload, one process", wake),
     "codec": ("Payloads", payloads),
+    "postgres": ("PostgreSQL: deliver", postgres),
+    "oban": ("Oban on PostgreSQL", oban_engine),
 }
 
 

@@ -37,7 +37,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|oban|typing)\..*"),
     (
         r"py:.*",
-        r"(Any|BaseException|Enum|Exception|StrEnum|NamedTuple|bool|bytes|dict|float|int|list|object|str|tuple)",
+        r"(Any|BaseException|Enum|Exception|Oban|StrEnum|NamedTuple|bool|bytes|dict|float|int|list|object|str|tuple)",
     ),
     (r"py:.*", r"(ABC|None|Protocol|RuntimeError|TypeError|ValueError)"),
 ]
@@ -68,8 +68,8 @@ def _resolve_public_name(
     return reference
 
 
-# Users get these from `lite` and `open_ledger`; how they are made is no business of theirs.
-_MADE_ELSEWHERE = ("signal_ledger.LiteEngine", "signal_ledger.Ledger")
+# Users get these from `lite`, `attach` and `open_ledger`; how they are made is no business of theirs.
+_MADE_ELSEWHERE = ("signal_ledger.LiteEngine", "signal_ledger.Ledger", "signal_ledger.ObanEngine")
 
 
 def _hide_signature(_app: Sphinx, _what: str, name: str, *_: object) -> tuple[str, str] | None:

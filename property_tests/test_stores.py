@@ -15,6 +15,7 @@ from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
 from signal_ledger.testing.machine import REACHED, LedgerMachine
 from signal_ledger_adapters.sqlite.store import SqliteStore
+from tests.transactions import sqlite_transaction
 
 ROUNDS_MAX = 3
 
@@ -28,10 +29,11 @@ class Machine(LedgerMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name).resolve() / "0.db"
         clock = ManualClock()
-        reference = EmbeddedBench(MemoryStore(clock), clock)
+        memory = MemoryStore(clock)
+        reference = EmbeddedBench(memory, clock, memory.begin)
         own_clock = ManualClock()
         store = await SqliteStore.open(self.path, clock=own_clock, create=True)
-        return [reference, EmbeddedBench(store, own_clock)]
+        return [reference, EmbeddedBench(store, own_clock, lambda: sqlite_transaction(self.path))]
 
     async def crash_benches(self):
         """Go on with a copy of the files as they lie on the disk, as after a power cut: what was answered is synced."""

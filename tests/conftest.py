@@ -1,5 +1,13 @@
 """Fixtures of all tests. Nothing here is a stand-in: stores are real, files are files."""
 
+import signal
+
 import pytest
 
 pytest.register_assert_rewrite("signal_ledger.testing")
+
+
+def pytest_configure():
+    """Have SIGINT interrupt the programs that tests start: a shell that runs the tests in its background ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import SECTIONS
 from benchmarks.figures import Figure, table
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", ["deliver", "wake", "codec"])
 def test_a_section_runs_and_writes_its_figures(tmp_path, section):
     command = [sys.executable, "-m", "benchmarks", section, "--rounds", "1", "--seconds", "0.02"]
     root = Path(__file__).parents[1]

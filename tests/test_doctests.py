@@ -23,9 +23,14 @@ def test_an_example_runs_as_it_stands(name, tmp_path, monkeypatch):
     assert results.failed == 0
 
 
+# Their examples are on the pages of docs/, which are run with a server.
+NEED_A_SERVER = {"attach", "migrate"}
+
+
 @pytest.mark.parametrize("home", [signal_ledger, signal_ledger.codec], ids=lambda home: home.__name__)
 def test_every_public_function_has_an_example(home):
-    functions = [getattr(home, name) for name in home.__all__ if inspect.isfunction(getattr(home, name))]
+    names = [name for name in home.__all__ if name not in NEED_A_SERVER]
+    functions = [getattr(home, name) for name in names if inspect.isfunction(getattr(home, name))]
     assert functions
     for function in functions:
         assert f"{function.__module__}.{function.__qualname__}" in EXAMPLES

@@ -3,13 +3,29 @@
 import dataclasses
 import importlib
 import inspect
+from datetime import datetime
 
 import oban
 import pytest
-from oban import Cancel, Job, Record, Snooze, _executor, _extensions, _scheduler, decorators
+from oban import (
+    Cancel,
+    Job,
+    Record,
+    Snooze,
+    _executor,
+    _extensions,
+    _notifier,
+    _producer,
+    _query,
+    _scheduler,
+    _stager,
+    decorators,
+)
 from oban import oban as engine_module
+from psycopg_pool import AsyncConnectionPool
 
 from signal_ledger_adapters import oban_api
+from signal_ledger_adapters.oban import hooks
 
 
 def test_the_version_is_one_that_was_looked_at():
@@ -86,11 +102,150 @@ def test_instances_and_workers_are_found_by_name():
     assert callable(_scheduler.scheduled_entries)
 
 
-def test_installing_twice_hooks_once():
-    oban_api.install()
-    hook = _extensions.get_ext("worker.after_register", None)
-    oban_api.install()
-    assert _extensions.get_ext("worker.after_register", None) is hook
+POINTS = ["worker.after_register", "executor.wrap_result", "producer.get_jobs", "query.ack_jobs", "query.reset"]
+
+
+def test_installing_twice_hooks_once_even_if_others_have_chained_themselves_since(monkeypatch):
+    monkeypatch.setattr(_extensions, "_extensions", {})
+    hooks.install()
+    for point in [*POINTS, "stager.before_stage"]:
+        ours = _extensions.get_ext(point, None)
+        _extensions.put_ext(point, lambda *arguments, ours=ours: ours(*arguments))
+    theirs = dict(_extensions._extensions)
+    hooks.install()
+    assert _extensions._extensions == theirs
+
+
+async def test_earlier_extensions_of_engines_go_on(monkeypatch):
+    calls = []
+
+    def called(point, result):
+        async def extension(*arguments):
+            calls.append((point, *arguments))
+            return result
+
+        return extension
+
+    monkeypatch.setattr(_extensions, "_extensions", {})
+    results = {"producer.get_jobs": [], "query.ack_jobs": [1], "query.reset": None, "stager.before_stage": None}
+    for point, result in results.items():
+        _extensions.put_ext(point, called(point, result))
+    hooks.install()
+    pool = AsyncConnectionPool("host=nowhere", open=False)
+    engine = oban.Oban(pool=pool, name="parts", queues={"q": 3})
+    del oban_api.instances["parts"]
+    query, [producer] = engine._query, engine._producers.values()
+    given = {
+        "producer.get_jobs": [producer],
+        "query.ack_jobs": [query, []],
+        "query.reset": [query],
+        "stager.before_stage": [query],
+    }
+    for point, arguments in given.items():
+        assert await _extensions.use_ext(point, None, *arguments) == results[point]
+    assert calls == [(point, *arguments) for point, arguments in given.items()]
+
+
+@pytest.mark.parametrize(
+    ("point", "used_in", "default", "parameters"),
+    [
+        ("producer.get_jobs", _producer.Producer._get_jobs, _producer._get_jobs, ["producer"]),
+        ("query.ack_jobs", _query.Query.ack_jobs, _query._ack_jobs, ["query", "acks"]),
+        ("query.reset", _query.Query.reset, _query._reset, ["query"]),
+    ],
+)
+def test_engines_have_these_extension_points_and_defaults(point, used_in, default, parameters):
+    assert f'use_ext("{point}"' in inspect.getsource(used_in)
+    assert list(inspect.signature(default).parameters) == parameters
+
+
+def test_the_stager_calls_its_extension_with_the_query_before_it_stages():
+    source = inspect.getsource(_stager.Stager._stage)
+    assert source.index('use_ext("stager.before_stage", self._noop, self._query)') < source.index("stage_jobs")
+
+
+def test_the_default_acknowledgement_takes_its_connection_from_the_pool_of_its_query():
+    """Why it runs in our transaction when the query's pool gives that one connection."""
+    source = inspect.getsource(_query._ack_jobs)
+    assert "async with query._pool.connection() as conn, conn.transaction():" in source
+
+
+def test_an_acknowledgement_is_fenced_by_state_and_attempted_at():
+    sql = _query.Query._load_file("ack_job.sql")
+    assert "AND state = 'executing'" in sql
+    assert "AND attempted_at = %(attempted_at)s" in sql
+
+
+def test_a_job_is_fetched_with_the_start_of_its_transaction_as_its_token():
+    sql = _query.Query._load_file("fetch_jobs.sql")
+    assert "attempted_at = timezone('UTC', now())" in sql
+    attempted_at = datetime(2026, 1, 2, 3, 4, 5, 678901)  # noqa: DTZ001 - as the driver returns it
+    assert oban_api.token_of(Job(worker="a.b", attempted_at=attempted_at)) == 1767323045678901
+    with pytest.raises(ValueError, match="expected a job that executes"):
+        oban_api.token_of(Job(worker="a.b"))
+
+
+def test_a_manual_retry_names_max_attempts_and_a_cancel_names_cancelled_at():
+    """What the ledger's triggers know these statements by."""
+    assert "max_attempts =" in _query.Query._load_file("retry_many_jobs.sql")
+    assert "cancelled_at = CASE" in _query.Query._load_file("cancel_many_jobs.sql")
+
+
+def test_a_producer_waits_for_its_jobs_before_its_last_acknowledgement():
+    source = inspect.getsource(_producer.Producer.stop)
+    assert source.index("_drain_running") < source.index("self._ack_jobs()")
+
+
+def test_a_job_that_is_cancelled_on_its_way_out_leaves_no_acknowledgement():
+    """Why a superseded execution ends without a trace: nothing stands between the executor and the list."""
+    lines = inspect.getsource(_producer.Producer._execute).splitlines()
+    assert lines[-1].strip() == "self._pending_acks.append(executor.action)"
+    assert "try" not in "".join(lines)
+    assert "_on_job_complete" in inspect.getsource(_producer.Producer._produce)
+
+
+def test_a_cancel_sets_the_event_of_the_job():
+    assert "job._cancellation.set()" in inspect.getsource(_producer.LocalDispatcher.cancel)
+    assert "job._cancellation = asyncio.Event()" in inspect.getsource(_producer.Producer._execute)
+
+
+def test_an_engine_has_these_parts():
+    pool = AsyncConnectionPool("host=nowhere", open=False, kwargs={"prepare_threshold": None})
+    engine = oban.Oban(pool=pool, name="parts", prefix="elsewhere", queues={"q": 3}, lifeline={"rescue_after": 7})
+    try:
+        [producer] = engine._producers.values()
+        assert oban_api.name_of(engine) == "parts"
+        assert oban_api.prefix_of(engine) == "elsewhere"
+        assert oban_api.query_of(engine) is oban_api.query_of_producer(producer)
+        assert oban_api.limit_of(producer) == 3
+        assert oban_api.rescue_after_of(oban_api.query_of(engine)) == 7
+        assert not oban_api.is_started(engine)
+        assert oban_api.is_behind_pooler(engine)
+        assert list(inspect.signature(engine._notifier.listen).parameters) == ["channel", "callback", "wait", "timeout"]
+        assert engine._notifier._to_full_channel("signal_ledger") == "elsewhere.oban_signal_ledger"
+        oban_api.retry_acknowledgements(engine)
+        assert not producer._notified.is_set()
+        producer._pending_acks.append("an acknowledgement")
+        oban_api.retry_acknowledgements(engine)
+        assert producer._notified.is_set()
+    finally:
+        del oban_api.instances["parts"]
+
+
+def test_what_started_an_engine_is_seen_by_its_token():
+    source = inspect.getsource(engine_module.Oban.start)
+    assert "self._signal_token = await" in source
+    pool = AsyncConnectionPool("host=nowhere", open=False)
+    engine = oban.Oban(pool=pool, name="parts")
+    del oban_api.instances["parts"]
+    assert engine._signal_token is None
+    assert not oban_api.is_behind_pooler(engine)
+    assert oban_api.rescue_after_of(oban_api.query_of(engine)) is None
+
+
+def test_plain_json_is_a_notification():
+    """The database function sends what Oban's notifier does not encode."""
+    assert _notifier.decode_payload('{"jobs": [1, 2]}') == {"jobs": [1, 2]}
 
 
 def test_earlier_extensions_go_on(monkeypatch):
@@ -98,7 +253,7 @@ def test_earlier_extensions_go_on(monkeypatch):
     monkeypatch.setattr(_extensions, "_extensions", {})
     _extensions.put_ext("worker.after_register", calls.append)
     _extensions.put_ext("executor.wrap_result", lambda _job, result: calls.append(result) or "wrapped")
-    oban_api.install()
+    oban_api.hook_workers()
 
     @oban.worker()
     class Registered:
@@ -110,8 +265,8 @@ def test_earlier_extensions_go_on(monkeypatch):
 
 
 def test_workers_without_a_process_of_their_own_are_left_to_oban():
-    oban_api.install()
-    oban_api._wrap(type("Nothing", (), {}))
+    oban_api.hook_workers()
+    oban_api.workers._wrap(type("Nothing", (), {}))
 
     @oban.worker()
     class Unfinished: ...
@@ -120,7 +275,7 @@ def test_workers_without_a_process_of_their_own_are_left_to_oban():
 
 
 async def test_a_job_without_an_engine_runs_as_ever():
-    oban_api.install()
+    oban_api.hook_workers()
 
     @oban.worker()
     class Plain:

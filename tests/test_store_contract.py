@@ -7,19 +7,23 @@ from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
 from signal_ledger.testing.contract import StoreContract
 from signal_ledger_adapters.sqlite.store import SqliteStore
+from tests.transactions import sqlite_transaction
 
 
 class TestMemoryStore(StoreContract):
     @pytest.fixture
     async def bench(self):
         clock = ManualClock()
-        return EmbeddedBench(MemoryStore(clock), clock)
+        store = MemoryStore(clock)
+        return EmbeddedBench(store, clock, store.begin)
 
 
 class TestSqliteStore(StoreContract):
     @pytest.fixture
     async def bench(self, tmp_path):
         clock = ManualClock()
-        store = await SqliteStore.open(tmp_path / "signals.db", clock=clock, create=True)
-        yield EmbeddedBench(store, clock)
+        path = tmp_path / "signals.db"
+        store = await SqliteStore.open(path, clock=clock, create=True)
+
+        yield EmbeddedBench(store, clock, lambda: sqlite_transaction(path))
         await store.close()

@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from oban import Oban
+
 from signal_ledger.codec import DEFAULT_LIMITS, Limits
 from signal_ledger.delivery import Sender
 from signal_ledger.ledger import Ledger
@@ -12,6 +14,17 @@ from signal_ledger.names import SignalId
 from signal_ledger.ports import EmbeddedStore
 from signal_ledger_adapters.lite.engine import LiteConfig, LiteEngine
 from signal_ledger_adapters.lite.queue import QueueConfig
+from signal_ledger_adapters.oban.engine import ObanConfig, ObanEngine
+from signal_ledger_adapters.oban.store import DistributedStore, Statements
+from signal_ledger_adapters.oban_api import conninfo_of, is_behind_pooler, prefix_of
+from signal_ledger_adapters.postgres.connection import to_url, url_of_conninfo
+from signal_ledger_adapters.postgres.migrate import find_names
+from signal_ledger_adapters.postgres.migrate import migrate as migrate_postgres
+from signal_ledger_adapters.postgres.migrate import script as migration_script
+from signal_ledger_adapters.postgres.pooler import PARAMETER as POOLER_PARAMETER
+from signal_ledger_adapters.postgres.schema import Names
+from signal_ledger_adapters.postgres.statements import identify_statement, reset_statement, snooze_statement
+from signal_ledger_adapters.postgres.store import PostgresStore
 from signal_ledger_adapters.sqlite.connection import to_path
 from signal_ledger_adapters.sqlite.store import SqliteStore
 
@@ -60,12 +73,57 @@ def make_lite(
     return LiteEngine(config, open_store)
 
 
+def make_attached(oban: Oban, *, schema: str, live_share: float, limits: Limits) -> ObanEngine:
+    """Put an engine for PostgreSQL together; see `signal_ledger.attach`."""
+    if not isinstance(oban, Oban):
+        raise TypeError(f"oban: expected an oban.Oban, got {type(oban).__name__}")
+    names = Names(schema=schema, oban_prefix=prefix_of(oban))
+    statements = Statements(
+        snooze=snooze_statement(names), reset=reset_statement(names), identify=identify_statement(names)
+    )
+    config = ObanConfig(live_share=live_share, limits=limits, statements=statements, new_id=new_id)
+
+    async def open_store() -> DistributedStore:
+        url = url_of_conninfo(await conninfo_of(oban))
+        if is_behind_pooler(oban):
+            url = url.update_query_dict({POOLER_PARAMETER: "0"})
+        return await PostgresStore.open(url, names)
+
+    return ObanEngine(oban, config, open_store)
+
+
+async def migrate(url: str, *, schema: str, oban_prefix: str, testing: bool) -> int:
+    """Bring the schema on PostgreSQL up to this version; see `signal_ledger.migrate`."""
+    return await migrate_postgres(to_url(url), Names(schema=schema, oban_prefix=oban_prefix), testing=testing)
+
+
+def migration_sql(*, schema: str, oban_prefix: str) -> str:
+    """Return the SQL of a fresh installation; see `signal_ledger.migration_sql`."""
+    return migration_script(Names(schema=schema, oban_prefix=oban_prefix))
+
+
 @asynccontextmanager
 async def open_sqlite_ledger(
-    url: str, *, read_only: bool = False, limits: Limits = DEFAULT_LIMITS
+    url: str, *, read_only: bool = False, limits: Limits = DEFAULT_LIMITS, schema: str | None = None
 ) -> AsyncGenerator[Ledger, None]:
     """Open the ledger of a SQLite file; see `signal_ledger.open_ledger`."""
+    if schema is not None:
+        raise ValueError(f"schema: expected None for a SQLite file, which has no schemas, got {schema!r}")
     store = await SqliteStore.open(to_path(url), clock=utc_now, read_only=read_only)
+    try:
+        yield Ledger(store, None if read_only else Sender(store=store, new_id=new_id, limits=limits))
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def open_postgres_ledger(
+    url: str, *, read_only: bool = False, limits: Limits = DEFAULT_LIMITS, schema: str | None = None
+) -> AsyncGenerator[Ledger, None]:
+    """Open a ledger on PostgreSQL; see `signal_ledger.open_ledger`."""
+    parsed = to_url(url)
+    names = await find_names(parsed, Names().schema if schema is None else schema)
+    store = await PostgresStore.open(parsed, names, read_only=read_only)
     try:
         yield Ledger(store, None if read_only else Sender(store=store, new_id=new_id, limits=limits))
     finally:

@@ -1,6 +1,6 @@
 """A job's history as lines for people: one event a line, in columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -22,17 +22,21 @@ _KIND_WIDTH = max(map(len, Kind))
 
 
 def timeline(history: Iterable[RecordedEvent], *, payloads: bool = False, coloured: bool = False) -> list[str]:
-    """Return a line for each event: version, time, kind, and what it says.
+    """Return a line for each event: version, time, kind, and what it says. Executions are counted from 1.
 
     Args:
         history: The events of a job, in the order of their versions.
         payloads: Whether to show what was sent.
         coloured: Whether to write the kinds in colours, for a terminal.
     """
+    events = list(history)
+    # Their tokens can be long; people count.
+    tokens = sorted({recorded.execution for recorded in events if recorded.execution is not None})
+    numbers: dict[int, int] = {token: number for number, token in enumerate(tokens, start=1)}
     return [
         f"{recorded.version:4}  {_clock_time(recorded.recorded_at)}  {_kind(recorded.kind, coloured=coloured)}  "
-        f"{_told(recorded.event)}{_payload(recorded) if payloads else ''}"
-        for recorded in history
+        f"{_told(recorded.event, numbers)}{_payload(recorded) if payloads else ''}"
+        for recorded in events
     ]
 
 
@@ -41,28 +45,28 @@ def _kind(kind: Kind, *, coloured: bool) -> str:
     return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if coloured else text
 
 
-def _told(event: Event) -> str:
+def _told(event: Event, numbers: Mapping[int, int]) -> str:
     match event:
         case Awaited():
-            return f"{_wait(event)} waits live{_until(event.deadline_at)}"
+            return f"{_wait(event, numbers)} waits live{_until(event.deadline_at)}"
         case Snoozed():
-            return f"{_wait(event)} sleeps{_until(event.deadline_at)}"
+            return f"{_wait(event, numbers)} sleeps{_until(event.deadline_at)}"
         case Delivered():
             source = "" if event.source is None else f" from {event.source}"
             key = "" if event.key is None else f", key {event.key}"
             return f"{event.outcome.value}{source}{_on(event.channel)}{key}"
         case Consumed():
-            return f"{_wait(event)} got the signal of event {event.delivery_version}"
+            return f"{_wait(event, numbers)} got the signal of event {event.delivery_version}"
         case TimedOut():
-            return f"{_wait(event)} got no signal by {_clock_time(event.deadline_at)}"
+            return f"{_wait(event, numbers)} got no signal by {_clock_time(event.deadline_at)}"
         case Closed():
-            return f"{event.cause.value} by execution {event.execution}, attempt {event.attempt}"
+            return f"{event.cause.value} by execution {numbers[event.execution]}, attempt {event.attempt}"
         case _:
             assert_never(event)
 
 
-def _wait(event: Awaited | Snoozed | Consumed | TimedOut) -> str:
-    return f"execution {event.execution}, await {event.ordinal}{_on(event.channel)}:"
+def _wait(event: Awaited | Snoozed | Consumed | TimedOut, numbers: Mapping[int, int]) -> str:
+    return f"execution {numbers[event.execution]}, await {event.ordinal}{_on(event.channel)}:"
 
 
 def _on(stored_channel: str) -> str:

@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from oban import Oban
+
     from signal_ledger import codec as codec
     from signal_ledger.codec import Limits as Limits
     from signal_ledger.errors import DeliveryUnknown as DeliveryUnknown
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from signal_ledger.errors import SignalTimeout as SignalTimeout
     from signal_ledger.errors import StaleExecution as StaleExecution
     from signal_ledger.ledger import Ledger as Ledger
+    from signal_ledger.outbox import StoredSignal as StoredSignal
     from signal_ledger.ports import WaitingJob as WaitingJob
     from signal_ledger.receipt import Outcome as Outcome
     from signal_ledger.receipt import Receipt as Receipt
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from signal_ledger.waiting import await_signal as await_signal
     from signal_ledger.waiting import signal as signal
     from signal_ledger_adapters.lite.engine import LiteEngine as LiteEngine
+    from signal_ledger_adapters.oban.engine import ObanEngine as ObanEngine
 
 __all__ = [
     "DeliveryUnknown",
@@ -40,6 +44,7 @@ __all__ = [
     "Ledger",
     "Limits",
     "LiteEngine",
+    "ObanEngine",
     "Outcome",
     "PayloadError",
     "Receipt",
@@ -48,11 +53,15 @@ __all__ = [
     "SchemaError",
     "SignalTimeout",
     "StaleExecution",
+    "StoredSignal",
     "WaitState",
     "WaitingJob",
+    "attach",
     "await_signal",
     "codec",
     "lite",
+    "migrate",
+    "migration_sql",
     "open_ledger",
     "signal",
 ]
@@ -64,6 +73,7 @@ _HOMES = {
     "Ledger": "signal_ledger.ledger",
     "Limits": "signal_ledger.codec",
     "LiteEngine": "signal_ledger_adapters.lite.engine",
+    "ObanEngine": "signal_ledger_adapters.oban.engine",
     "Outcome": "signal_ledger.receipt",
     "PayloadError": "signal_ledger.errors",
     "Receipt": "signal_ledger.receipt",
@@ -72,6 +82,7 @@ _HOMES = {
     "SchemaError": "signal_ledger.errors",
     "SignalTimeout": "signal_ledger.errors",
     "StaleExecution": "signal_ledger.errors",
+    "StoredSignal": "signal_ledger.outbox",
     "WaitState": "signal_ledger.wait_state",
     "WaitingJob": "signal_ledger.ports",
     "await_signal": "signal_ledger.waiting",
@@ -85,6 +96,11 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "await_signal":
+        # A worker's module asks for it, maybe before there is an engine: from now on jobs that start can wait for one.
+        from signal_ledger_adapters.oban import hooks  # noqa: PLC0415
+
+        hooks.install()
     value = getattr(import_module(home), name)
     globals()[name] = value
     return value
@@ -146,7 +162,7 @@ def lite(
         >>> asyncio.run(main())
         order 7 is approved
     """
-    from signal_ledger.codec import DEFAULT_LIMITS  # noqa: PLC0415
+    from signal_ledger.codec.limits import to_limits  # noqa: PLC0415
     from signal_ledger_adapters import composition  # noqa: PLC0415 - drivers are loaded when they are needed
 
     return composition.make_lite(
@@ -156,20 +172,115 @@ def lite(
         shutdown_grace_period=shutdown_grace_period,
         live_share=live_share,
         prune_after=prune_after,
-        limits=DEFAULT_LIMITS if limits is None else limits,
+        limits=to_limits(limits),
         clock=composition.utc_now if clock is None else clock,
     )
 
 
+def attach(
+    oban: "Oban", *, schema: str = "signal_ledger", live_share: float = 0.5, limits: "Limits | None" = None
+) -> "ObanEngine":
+    """Return the engine for PostgreSQL: the ledger under an ``oban.Oban``, whose workers can wait then.
+
+    Use it with ``async with``. It starts the Oban, and stops it in the end, if it is not started yet; a process that
+    runs no queues attaches in the same way and can signal. Several Obans in one process do not mix.
+
+    Args:
+        oban: The Oban. The ledger uses the same database.
+        schema: The ledger's own schema, which `migrate` has made.
+        live_share: Which share of a queue's slots may be live waits, 0 to 1; rounded up. Further ones snooze at once.
+        limits: Bounds on payloads; 16 MiB and a million terms unless given.
+
+    Raises:
+        TypeError: An argument is of another type than expected.
+        ValueError: An argument is out of range.
+        SchemaError: On entering: the schema is missing or of another version; the message says what to run. Or the
+            ledger was found in another database than Oban's pool leads to.
+        RuntimeError: On entering: this Oban has a ledger attached already, or has been stopped.
+
+    Example::
+
+        from oban import Oban
+        from signal_ledger import attach
+
+        async with await Oban.create_pool("postgresql://localhost/app") as pool:
+            async with attach(Oban(pool=pool, queues={"default": 10})) as engine:
+                await engine.signal(42, {"decision": "approved"}, source="ada@example.com")
+    """
+    from signal_ledger.codec.limits import to_limits  # noqa: PLC0415
+    from signal_ledger_adapters import composition  # noqa: PLC0415 - drivers are loaded when they are needed
+
+    return composition.make_attached(oban, schema=schema, live_share=live_share, limits=to_limits(limits))
+
+
+async def migrate(
+    url: str, *, schema: str = "signal_ledger", oban_prefix: str = "public", testing: bool = False
+) -> int:
+    """Install the ledger's schema on PostgreSQL beside Oban's tables, or bring it up to this version.
+
+    It may be called again and again, and by several processes at once.
+
+    Args:
+        url: The database, such as ``postgresql://localhost/app``.
+        schema: The ledger's own schema.
+        oban_prefix: The schema of Oban's tables, which must be there already.
+        testing: Make a schema for tests, whose log may be emptied; Oban's ``reset`` is refused otherwise.
+
+    Returns:
+        The version of its tables.
+
+    Raises:
+        SchemaError: Oban's tables are missing; or the schema is newer, belongs to another Oban, or was made with
+            another ``testing``.
+        ValueError: The URL is none, or names another database.
+
+    Example::
+
+        from signal_ledger import migrate
+
+        await migrate("postgresql://localhost/app")
+    """
+    from signal_ledger_adapters import composition  # noqa: PLC0415 - drivers are loaded when they are needed
+
+    return await composition.migrate(url, schema=schema, oban_prefix=oban_prefix, testing=testing)
+
+
+def migration_sql(*, schema: str = "signal_ledger", oban_prefix: str = "public") -> str:
+    """Return the SQL that installs the ledger's schema on PostgreSQL, for migrations of your own.
+
+    It is what `migrate` does where nothing is installed yet. Run it in one transaction, after Oban's own; what it finds
+    installed it refuses. Bring an older schema up to this version by `migrate`.
+
+    Args:
+        schema: The ledger's own schema.
+        oban_prefix: The schema of Oban's tables.
+
+    Raises:
+        TypeError: A name is no str.
+        ValueError: It is none that a schema can have.
+
+    Example:
+        >>> from signal_ledger import migration_sql
+        >>>
+        >>> sql = migration_sql(schema="audit")
+        >>> 'CREATE TABLE "audit".events' in sql
+        True
+    """
+    from signal_ledger_adapters import composition  # noqa: PLC0415 - drivers are loaded when they are needed
+
+    return composition.migration_sql(schema=schema, oban_prefix=oban_prefix)
+
+
 def open_ledger(
-    url: str, *, read_only: bool = False, limits: "Limits | None" = None
+    url: str, *, read_only: bool = False, limits: "Limits | None" = None, schema: str | None = None
 ) -> "AbstractAsyncContextManager[Ledger]":
     """Open a ledger without an engine: to audit, replay and verify, and to signal.
 
     Args:
-        url: Where the ledger is, such as ``sqlite:///signals.db``.
+        url: Where the ledger is, such as ``sqlite:///signals.db`` or ``postgresql://localhost/app``.
         read_only: Change nothing at all; such a ledger cannot signal.
         limits: Bounds on the payloads of signals.
+        schema: On PostgreSQL, the ledger's own schema; ``signal_ledger`` unless given.
 
     Returns:
         An async context manager that yields the `Ledger`.
@@ -197,6 +308,6 @@ def open_ledger(
         verify: ok (1 event, 1 stream)
     """
     from signal_ledger.backends import backend_for  # noqa: PLC0415
-    from signal_ledger.codec import DEFAULT_LIMITS  # noqa: PLC0415
+    from signal_ledger.codec.limits import to_limits  # noqa: PLC0415
 
-    return backend_for(url)(url, read_only=read_only, limits=DEFAULT_LIMITS if limits is None else limits)
+    return backend_for(url)(url, read_only=read_only, limits=to_limits(limits), schema=schema)

@@ -49,6 +49,30 @@ def to_seconds(name: str, value: object) -> float:
     return value
 
 
+def to_share(name: str, value: object) -> float:
+    """Check a share of a whole, 0 to 1.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number from 0 to 1, got {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
+    return value
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's type with its module: some that differ have the same name.
+
+    >>> from datetime import timedelta
+    >>> type_name(timedelta())
+    'datetime.timedelta'
+    """
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
 def to_channel(value: object) -> str:
     """Check a channel and return it as stored. None is the default channel.
 

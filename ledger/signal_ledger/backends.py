@@ -14,7 +14,9 @@ GROUP = "signal_ledger.backends"
 class Backend(Protocol):
     """Opens the ledger of a database."""
 
-    def __call__(self, url: str, *, read_only: bool, limits: Limits) -> AbstractAsyncContextManager[Ledger]:
+    def __call__(
+        self, url: str, *, read_only: bool, limits: Limits, schema: str | None
+    ) -> AbstractAsyncContextManager[Ledger]:
         """As `signal_ledger.open_ledger`."""
         ...
 

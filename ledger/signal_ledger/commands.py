@@ -23,6 +23,7 @@ class Deliver:
         key_ids: The ids that a delivery has if ``key`` is the id of an earlier call without a key; see
             `DeliveryUnknown`.
         source: Who or what signals.
+        is_first_try: No earlier try of the same call can have stored it.
     """
 
     job_id: JobId
@@ -33,6 +34,7 @@ class Deliver:
     key: str | None = None
     key_ids: tuple[SignalId, ...] = ()
     source: str | None = None
+    is_first_try: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

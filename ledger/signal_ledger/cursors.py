@@ -8,6 +8,7 @@ from signal_ledger.names import JobId
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _POSITION = re.compile(r"p([0-9]{1,19})", re.ASCII)
+_PLACE = re.compile(r"o([0-9]{1,19})", re.ASCII)
 _WAIT = re.compile(r"w(-?[0-9]{1,19})_(-?[0-9]{1,19})", re.ASCII)
 
 
@@ -50,3 +51,24 @@ def cursor_wait(cursor: str) -> tuple[datetime, JobId]:
     if match is None:
         raise ValueError(f"after: expected the cursor of a waiting job, got {cursor!r}")
     return _EPOCH + timedelta(microseconds=int(match[1])), JobId(int(match[2]))
+
+
+def place_cursor(place: int) -> str:
+    """Return the cursor of a row of `Ledger.outbox`.
+
+    >>> place_cursor(42)
+    'o42'
+    """
+    return f"o{place}"
+
+
+def cursor_place(cursor: str) -> int:
+    """Return what `place_cursor` was given.
+
+    Raises:
+        ValueError: It is no cursor of a stored signal.
+    """
+    match = _PLACE.fullmatch(cursor)
+    if match is None:
+        raise ValueError(f"after: expected the cursor of a stored signal, got {cursor!r}")
+    return int(match[1])

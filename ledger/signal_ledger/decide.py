@@ -114,7 +114,7 @@ def _deliver(
 
 
 def _repeated(state: WaitState, command: Deliver, prior: PriorDelivery) -> Decision[DeliverReply, Conflict]:
-    if prior.signal_id == command.signal_id:
+    if not command.is_first_try and (prior.signal_id, prior.key) == (command.signal_id, command.key):
         return Accepted(events=(), reply=Stored(outcome=prior.outcome, version=prior.version))
     if prior.channel != command.channel:
         return _conflict(command, prior, "channel")

@@ -16,7 +16,7 @@ from signal_ledger.errors import DeliveryUnknown
 from signal_ledger.names import JobId, SignalId
 from signal_ledger.operations import DeliverCall
 from signal_ledger.ports import DeliveryStore, StoreUnavailableError
-from signal_ledger.receipt import Outcome, Receipt, to_receipt
+from signal_ledger.receipt import Outcome, Receipt, stored_receipt, to_receipt
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Sender:
         key: str | None,
         source: str | None,
         timeout: float,  # noqa: ASYNC109 - it bounds the retries, and ends in DeliveryUnknown
+        conn: object = None,
     ) -> Receipt | list[Receipt]:
         """Send a signal; see `signal_ledger.signal`."""
         job_ids, is_single = to_targets(target)
@@ -60,7 +61,10 @@ class Sender:
         stored_channel = to_channel(channel)
         checked_source = to_optional_text("source", source)
         encoded = encode_with_digest(payload, self.limits)
-        call_id = self.new_id()
+        # Who repeats a call that got no answer gives its id as the key. The repeat has the ids of that call: should the
+        # database carry it out after all, it finds them taken.
+        repeated_id = None if checked_key is None else _call_id(checked_key)
+        call_id = repeated_id or self.new_id()
         deliveries = tuple(
             [
                 Deliver(
@@ -70,13 +74,23 @@ class Sender:
                     payload=encoded.data,
                     payload_digest=encoded.digest,
                     key=checked_key,
-                    key_ids=() if checked_key is None else _ids_of_call(checked_key, job_id),
+                    key_ids=() if repeated_id is None else (repeated_id, _id_in_list(repeated_id, job_id)),
                     source=checked_source,
                 )
                 for job_id in (job_ids if is_single else dict.fromkeys(job_ids))
             ]
         )
-        replies = await self._deliver(DeliverCall(deliveries=deliveries), call_id, timeout_s) if deliveries else []
+        if not deliveries:
+            return []
+        if conn is None:
+            receipts = await self._deliver_now(deliveries, call_id, timeout_s)
+        else:
+            await self._store(conn, deliveries, call_id, timeout_s)
+            receipts = [stored_receipt(delivery.job_id, delivery.signal_id) for delivery in deliveries]
+        return receipts[0] if is_single else _in_order(job_ids, receipts)
+
+    async def _deliver_now(self, deliveries: tuple[Deliver, ...], call_id: SignalId, timeout_s: float) -> list[Receipt]:
+        replies = await self._deliver(DeliverCall(deliveries=deliveries), call_id, timeout_s)
         receipts = [
             to_receipt(delivery.job_id, delivery.signal_id, reply)
             for delivery, reply in zip(deliveries, replies, strict=True)
@@ -84,7 +98,7 @@ class Sender:
         for receipt in receipts:
             if receipt.outcome is Outcome.WOKEN or receipt.outcome is Outcome.LIVE:
                 self.delivered(receipt.job_id, receipt.outcome)
-        return receipts[0] if is_single else _in_order(job_ids, receipts)
+        return receipts
 
     async def _deliver(self, call: DeliverCall, call_id: SignalId, timeout_s: float) -> list[DeliverReply]:
         """Deliver, and try again as long as there is time: the ids stay the same, so nothing is delivered twice."""
@@ -102,10 +116,31 @@ class Sender:
                 left_s = ends - loop.time()
                 if left_s <= 0:
                     raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s) from error
-            call = replace(call, is_first_try=False)
+            call = call.again()
             await asyncio.sleep(min(delay_s, left_s))
             left_s = max(0.0, ends - loop.time())
             delay_s = min(2 * delay_s, _RETRY_DELAY_MAX_S)
+
+    async def _store(
+        self, connection: object, deliveries: tuple[Deliver, ...], call_id: SignalId, timeout_s: float
+    ) -> None:
+        """Store in the caller's own transaction (promise D8): once, since only the caller can begin it anew."""
+        storing = asyncio.ensure_future(self.store.store_with(connection, deliveries))
+        try:
+            await asyncio.wait([storing], timeout=timeout_s)
+        finally:
+            # Nobody waits for the driver to cancel its statement, which a frozen server would never do.
+            storing.cancel()
+            storing.add_done_callback(_forget)
+        if not storing.done():
+            raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s)
+        storing.result()
+
+
+def _forget(storing: "asyncio.Future[None]") -> None:
+    """Look at what became of a statement that may have been given up, lest asyncio complains that nobody did."""
+    if not storing.cancelled():
+        storing.exception()
 
 
 def _id_in_list(call_id: SignalId, job_id: JobId) -> SignalId:
@@ -113,13 +148,13 @@ def _id_in_list(call_id: SignalId, job_id: JobId) -> SignalId:
     return SignalId(str(uuid5(UUID(call_id), str(job_id))))
 
 
-def _ids_of_call(key: str, job_id: JobId) -> tuple[SignalId, ...]:
-    """The ids under which a call without a key is stored, if ``key`` is that call's id (see `DeliveryUnknown`)."""
+def _call_id(key: str) -> SignalId | None:
+    """The key, if it may be the id of a call (see `DeliveryUnknown`)."""
     try:
         call_id = SignalId(str(UUID(key)))
     except ValueError:
-        return ()
-    return (call_id, _id_in_list(call_id, job_id)) if call_id == key else ()
+        return None
+    return call_id if call_id == key else None
 
 
 def _in_order(job_ids: list[JobId], receipts: list[Receipt]) -> list[Receipt]:
@@ -162,6 +197,7 @@ class CanSignal(ABC):
         channel: str | None = None,
         key: str | None = None,
         source: str | None = None,
+        conn: object = None,
         timeout: float = TIMEOUT_S,  # noqa: ASYNC109
     ) -> Receipt: ...
     @overload
@@ -173,6 +209,7 @@ class CanSignal(ABC):
         channel: str | None = None,
         key: str | None = None,
         source: str | None = None,
+        conn: object = None,
         timeout: float = TIMEOUT_S,  # noqa: ASYNC109
     ) -> list[Receipt]: ...
 
@@ -184,6 +221,7 @@ class CanSignal(ABC):
         channel: str | None = None,
         key: str | None = None,
         source: str | None = None,
+        conn: object = None,
         timeout: float = TIMEOUT_S,  # noqa: ASYNC109
     ) -> Receipt | list[Receipt]:
         """Deliver a signal to one job or to several; see `signal_ledger.signal`.
@@ -191,4 +229,6 @@ class CanSignal(ABC):
         Raises:
             RuntimeError: This is closed, or can only be read.
         """
-        return await self._signals.send(target, payload, channel=channel, key=key, source=source, timeout=timeout)
+        return await self._signals.send(
+            target, payload, channel=channel, key=key, source=source, conn=conn, timeout=timeout
+        )

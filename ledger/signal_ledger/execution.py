@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,13 +26,16 @@ from signal_ledger.engines import Engine
 from signal_ledger.errors import PayloadError, SignalTimeout, StaleExecution
 from signal_ledger.names import Execution as Token
 from signal_ledger.names import JobId, public_channel
-from signal_ledger.ports import LiveWait, WaitingRoom
+from signal_ledger.ports import LiveWait, StoreUnavailableError, WaitingRoom
 from signal_ledger.upcast import NewerEventError
 
 logger = logging.getLogger(__name__)
 
 NEWER_EVENT_DELAY_S = 60
 """How long a job is snoozed that only a newer version of this library can continue (promise L8)."""
+
+UNAVAILABLE_DELAY_S = 1
+"""How long a job is snoozed that could not reach the ledger: that is no fault of the job, and does not fail it."""
 
 CLOCK_SLACK_S = 1.0
 """How much longer than its wait a live window in place may take, by this process's clock."""
@@ -74,9 +78,34 @@ type Ending = Sleep | Cancelled | Superseded | TryLater
 _current: ContextVar["Execution | None"] = ContextVar("signal_ledger_execution", default=None)
 
 
+_tell_stray: Callable[[], None] | None = None
+
+
 def current_execution() -> "Execution | None":
     """Return the execution that the calling task belongs to, also after it has ended."""
     return _current.get()
+
+
+@contextmanager
+def no_execution() -> Generator[None, None, None]:
+    """What runs inside belongs to no execution, though the task may."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def when_stray(tell: Callable[[], None]) -> None:
+    """Have an engine told when somebody awaits outside of every execution: it may be a job that it knows."""
+    global _tell_stray  # noqa: PLW0603 - as the hooks that set it, one for the process
+    _tell_stray = tell
+
+
+def report_stray() -> None:
+    """Tell it."""
+    if _tell_stray is not None:
+        _tell_stray()
 
 
 class Execution:
@@ -214,6 +243,9 @@ class Execution:
         except NewerEventError as error:
             logger.warning("%s; job %d is tried again in %d s", error, self.job_id, NEWER_EVENT_DELAY_S)
             raise self._end(TryLater(seconds=NEWER_EVENT_DELAY_S)) from None
+        except StoreUnavailableError as error:
+            logger.warning("job %d cannot wait; tried again in %d s: %s", self.job_id, UNAVAILABLE_DELAY_S, error)
+            raise self._end(TryLater(seconds=UNAVAILABLE_DELAY_S)) from None
         match reply:
             case Stale():
                 raise self._end(Superseded())
@@ -242,8 +274,9 @@ class Execution:
             raise RuntimeError(f"await_signal: job {self.job_id}'s process has returned; await inside of it")
 
     def _end(self, ending: Ending) -> BaseException:
-        """Settle the ending and return what to raise for it."""
-        self.ending = ending
+        """Settle the ending and return what to raise for it; after the return of `process` nothing is settled."""
+        if not self._is_over:
+            self.ending = ending
         if isinstance(ending, Superseded):
             return StaleExecution(job_id=self.job_id, execution=self.token)
         return EndExecution()

@@ -22,6 +22,7 @@ class PriorDelivery:
         run: The run it belongs to.
         channel: The channel, as stored.
         signal_id: Its id.
+        key: Its idempotency key.
         payload_digest: The digest of its payload.
         outcome: What it did when it was recorded.
         consumed: Whether a wait has got it.
@@ -31,6 +32,7 @@ class PriorDelivery:
     run: int
     channel: str
     signal_id: SignalId
+    key: str | None
     payload_digest: str
     outcome: DeliveryOutcome
     consumed: bool
@@ -103,6 +105,7 @@ def _prior(history: Sequence[RecordedEvent], command: Deliver) -> PriorDelivery 
                 run=event.run,
                 channel=event.channel,
                 signal_id=event.signal_id,
+                key=event.key,
                 payload_digest=event.payload_digest,
                 outcome=event.outcome,
                 consumed=any(

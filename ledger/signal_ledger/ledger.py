@@ -10,6 +10,7 @@ from signal_ledger.events import Kind
 from signal_ledger.evolve import fold
 from signal_ledger.instants import require_instant
 from signal_ledger.names import DEFAULT_CHANNEL
+from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, LedgerStore, WaitingJob
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.verify import Report, verify
@@ -89,14 +90,23 @@ class Ledger(CanSignal):
             limit: At most so many rows, 1 to 10,000.
             after: The cursor of the last row of the page before.
         """
-        if type(limit) is not int or not 1 <= limit <= 10_000:
-            raise ValueError(f"limit: expected 1 to 10000, got {limit!r}")
         return await self._store.waiting(
             channel=_channel_filter(channel),
             deadline_before=None if deadline_before is None else require_instant("deadline_before", deadline_before),
-            limit=limit,
+            limit=_limit(limit),
             after=after,
         )
+
+    async def outbox(self, *, limit: int = 100, after: str | None = None) -> list[StoredSignal]:
+        """Return the signals that were stored with ``conn=`` and are not relayed, or were refused at relay.
+
+        Those refused stay, the oldest first; those that were delivered, or are duplicates, are gone from here.
+
+        Args:
+            limit: At most so many rows, 1 to 10,000.
+            after: The cursor of the last row of the page before.
+        """
+        return await self._store.outbox(limit=_limit(limit), after=after)
 
     async def events(
         self,
@@ -175,6 +185,12 @@ class Ledger(CanSignal):
         if self._sender is None:
             raise RuntimeError("rebuild: expected a ledger that can be written, this one was opened read-only")
         return await self._store.rebuild()
+
+
+def _limit(limit: int) -> int:
+    if type(limit) is not int or not 1 <= limit <= 10_000:
+        raise ValueError(f"limit: expected 1 to 10000, got {limit!r}")
+    return limit
 
 
 def _channel_filter(channel: str | None) -> str | None:

@@ -7,11 +7,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from signal_ledger.commands import Command, Take
-from signal_ledger.cursors import cursor_position, cursor_wait, position_cursor, wait_cursor
+from signal_ledger.commands import Command, Deliver, Take
+from signal_ledger.cursors import cursor_place, cursor_position, cursor_wait, place_cursor, position_cursor, wait_cursor
 from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
 from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
 from signal_ledger.embedded.operations import AddNode
@@ -19,8 +19,9 @@ from signal_ledger.embedded.unit import EmbeddedUnit
 from signal_ledger.evolve import fold
 from signal_ledger.facts import Facts, look_up
 from signal_ledger.jobs import JobState, JobView
-from signal_ledger.names import JobId
+from signal_ledger.names import JobId, public_channel
 from signal_ledger.operations import DeliverCall, TakeCall
+from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, WaitingJob, to_waiting_job
 from signal_ledger.recorded import RecordedEvent, from_stored
 from signal_ledger.stored import StoredEvent
@@ -38,8 +39,32 @@ class _Tables:
     states: dict[JobId, WaitState] = field(default_factory=dict)
     jobs: dict[JobId, JobRow] = field(default_factory=dict)
     repairs: dict[JobId, str] = field(default_factory=dict)
+    outbox: dict[int, tuple[StoredSignal, Deliver]] = field(default_factory=dict)
     last_id: int = 0
     last_node: int = 0
+    last_place: int = 0
+
+    def store(self, delivery: Deliver, stored_at: datetime) -> None:
+        """Put a signal into the outbox."""
+        self.last_place += 1
+        signal = StoredSignal(
+            signal_id=delivery.signal_id,
+            job_id=delivery.job_id,
+            channel=public_channel(delivery.channel),
+            key=delivery.key,
+            source=delivery.source,
+            stored_at=stored_at,
+            refusal=None,
+            cursor=place_cursor(self.last_place),
+        )
+        self.outbox[self.last_place] = signal, delivery
+
+
+class MemoryTransaction:
+    """A caller's transaction on a store in memory, for ``conn=``. See `MemoryStore.begin`."""
+
+    def __init__(self) -> None:
+        self.stored: list[tuple[Deliver, datetime]] = []
 
 
 class MemoryUnit:
@@ -131,6 +156,28 @@ class MemoryUnit:
         finished = [row.id for row in self._tables.jobs.values() if row.ended_at is not None and row.ended_at < instant]
         return sorted(finished)[:limit]
 
+    def has_stored(self) -> bool:
+        return bool(self.stored(1, 1))
+
+    def stored(self, rows_max: int, size_bytes_max: int) -> list[tuple[int, Deliver]]:
+        found: list[tuple[int, Deliver]] = []
+        size = 0
+        for place, (signal, delivery) in self._tables.outbox.items():
+            if len(found) == rows_max or size >= size_bytes_max:
+                break
+            if signal.refusal is None:
+                found.append((place, delivery))
+                size += len(delivery.payload)
+        return found
+
+    def settle(self, refusals: Mapping[int, str | None]) -> None:
+        for place, refusal in refusals.items():
+            signal, delivery = self._tables.outbox[place]
+            if refusal is None:
+                del self._tables.outbox[place]
+            else:
+                self._tables.outbox[place] = replace(signal, refusal=refusal), delivery
+
     def add_node(self, name: str) -> int:  # noqa: ARG002 - nobody asks for it here
         self._tables.last_node += 1
         return self._tables.last_node
@@ -172,6 +219,20 @@ class MemoryStore:
         """See `signal_ledger.ports.LedgerStore`, as for all methods below."""
         return await self.transact(call)
 
+    @asynccontextmanager
+    async def begin(self) -> AsyncGenerator[MemoryTransaction, None]:
+        """Open a caller's transaction: committed in the end, or rolled back by an exception."""
+        transaction = MemoryTransaction()
+        yield transaction
+        for delivery, stored_at in transaction.stored:
+            self._tables.store(delivery, stored_at)
+        self._changes += 1
+
+    async def store_with(self, connection: object, deliveries: Sequence[Deliver]) -> None:
+        if not isinstance(connection, MemoryTransaction):
+            raise TypeError(f"conn: expected a MemoryTransaction, got {type(connection).__name__}")
+        connection.stored.extend((delivery, self._clock()) for delivery in deliveries)
+
     async def take(self, take: Take) -> TakeReply | TakeRefusal:
         return await self.transact(TakeCall(take=take))
 
@@ -208,6 +269,10 @@ class MemoryStore:
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         start = 0 if wanted.after is None else cursor_position(wanted.after)
         return [recorded for recorded in self._tables.events[start:] if wanted.matches(recorded)][:limit]
+
+    async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
+        behind = 0 if after is None else cursor_place(after)
+        return [signal for place, (signal, _) in self._tables.outbox.items() if place > behind][:limit]
 
     async def end(self) -> str | None:
         return self._tables.events[-1].cursor if self._tables.events else None

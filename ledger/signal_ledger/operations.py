@@ -1,7 +1,7 @@
 """What the ledger does in a transaction: deliver, take, and the snooze and close that go with a job's own changes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import ClassVar, assert_never
 
@@ -35,11 +35,9 @@ class DeliverCall:
 
     Args:
         deliveries: One for each job.
-        is_first_try: The ids are new, so that an earlier try cannot have stored them.
     """
 
     deliveries: tuple[Deliver, ...]
-    is_first_try: bool = True
 
     @property
     def job_ids(self) -> list[JobId]:
@@ -50,6 +48,10 @@ class DeliverCall:
     def size_bytes(self) -> int:
         """The payloads."""
         return sum([len(delivery.payload) for delivery in self.deliveries])
+
+    def again(self) -> "DeliverCall":
+        """Return the same call as another try, which an earlier one may have stored."""
+        return DeliverCall(deliveries=tuple([replace(delivery, is_first_try=False) for delivery in self.deliveries]))
 
     def run(self, unit: LedgerUnit) -> list[DeliverReply]:
         """Deliver, or raise `KeyConflict` with nothing written."""
@@ -66,7 +68,7 @@ class DeliverCall:
 
     def _decide(self, unit: LedgerUnit, delivery: Deliver) -> tuple[WaitState, datetime, Accepted[DeliverReply]]:
         state = unit.state(delivery.job_id)
-        is_new = self.is_first_try and delivery.key is None
+        is_new = delivery.is_first_try and delivery.key is None
         facts = NO_FACTS if is_new else unit.facts(delivery, state)
         now = _stream_time(unit, state)
         match decide(state, unit.view(delivery.job_id), delivery, facts, now):

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from signal_ledger.commands import Take
+from signal_ledger.commands import Deliver, Take
 from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
 from signal_ledger.embedded.job_row import JobRow, NewJob
 from signal_ledger.embedded.unit import EmbeddedUnit
 from signal_ledger.events import Kind
 from signal_ledger.names import JobId, public_channel
 from signal_ledger.operations import DeliverCall
+from signal_ledger.outbox import StoredSignal
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.stored import StoredEvent
 from signal_ledger.unit import Operation
@@ -123,6 +124,17 @@ class DeliveryStore(Protocol):
         """
         ...
 
+    async def store_with(self, connection: object, deliveries: Sequence[Deliver]) -> None:
+        """Store the deliveries of a call in a caller's own transaction; they are relayed after its commit (promise D8).
+
+        They differ in their jobs and ids alone.
+
+        Raises:
+            TypeError: It is no connection that the store knows.
+            ValueError: It is a connection to another database, or its commits would not be durable.
+        """
+        ...
+
 
 class LedgerStore(DeliveryStore, Protocol):
     """A place where the log is kept."""
@@ -155,6 +167,10 @@ class LedgerStore(DeliveryStore, Protocol):
 
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         """Return the first events that match, in the order of the log."""
+        ...
+
+    async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
+        """Return a page of the signals that are not relayed, or were refused, in the order of their storing."""
         ...
 
     async def end(self) -> str | None:

@@ -24,7 +24,7 @@ class Outcome(StrEnum):
     IGNORED = "ignored"
     """The job does not exist or has ended."""
     STORED = "stored"
-    """Reserved for signals kept in the caller's own transaction; nothing returns it yet."""
+    """Kept with the caller's own transaction (``conn=``), and relayed to the job after its commit."""
 
 
 _OUTCOMES = {outcome: Outcome(outcome.value) for outcome in DeliveryOutcome}
@@ -39,7 +39,7 @@ class Receipt:
         job_id: The job that was signalled.
         outcome: What happened.
         signal_id: The delivery's id; for a duplicate the first delivery's; None if it was ignored.
-        version: The place of its event in the job's stream; None without one.
+        version: The place of its event in the job's stream; None without one, and as long as it is only stored.
         reason: Why it was ignored (``missing`` or the job's state), or what became of the first delivery
             (``pending``, ``consumed``, ``ended with its run``); else None.
     """
@@ -49,6 +49,11 @@ class Receipt:
     signal_id: SignalId | None
     version: int | None
     reason: str | None = None
+
+
+def stored_receipt(job_id: JobId, signal_id: SignalId) -> Receipt:
+    """Return the receipt of a signal that is stored in its caller's own transaction (promise D8)."""
+    return Receipt(job_id=job_id, outcome=Outcome.STORED, signal_id=signal_id, version=None)
 
 
 def to_receipt(job_id: JobId, signal_id: SignalId, reply: DeliverReply) -> Receipt:

@@ -7,7 +7,7 @@ from typing import Any, overload
 from signal_ledger.arguments import to_channel, to_duration
 from signal_ledger.delivery import TIMEOUT_S, HasId
 from signal_ledger.engines import only_engine
-from signal_ledger.execution import current_execution
+from signal_ledger.execution import current_execution, report_stray
 from signal_ledger.receipt import Receipt
 
 
@@ -70,6 +70,7 @@ async def await_signal(
     stored_channel = to_channel(channel)
     execution = current_execution()
     if execution is None:
+        report_stray()
         raise RuntimeError("await_signal: expected to be called inside a job's process, which an engine runs")
     return await execution.await_signal(duration, window, stored_channel)
 
@@ -82,6 +83,7 @@ async def signal(
     channel: str | None = None,
     key: str | None = None,
     source: str | None = None,
+    conn: object = None,
     timeout: float = TIMEOUT_S,  # noqa: ASYNC109
 ) -> Receipt: ...
 @overload
@@ -92,6 +94,7 @@ async def signal(
     channel: str | None = None,
     key: str | None = None,
     source: str | None = None,
+    conn: object = None,
     timeout: float = TIMEOUT_S,  # noqa: ASYNC109
 ) -> list[Receipt]: ...
 
@@ -103,11 +106,16 @@ async def signal(
     channel: str | None = None,
     key: str | None = None,
     source: str | None = None,
+    conn: object = None,
     timeout: float = TIMEOUT_S,  # noqa: ASYNC109
 ) -> Receipt | list[Receipt]:
     """Deliver a signal to one job or to several. When it returns, the delivery is durable.
 
     Inside a job its engine is used, elsewhere the only one that is open in the process.
+
+    With ``conn`` the signal is stored in the caller's own transaction instead, and the receipt says `stored`. If that
+    is rolled back, the signal never was. From its commit on it is durable, and it is delivered within a second. What
+    the job cannot get by then, since it has ended for instance, stays readable in `Ledger.outbox`.
 
     Args:
         target: A job id, a job, or an iterable of these. Several are one transaction: all or none.
@@ -115,6 +123,8 @@ async def signal(
         channel: The channel: 1 to 255 bytes of text; None is the default channel.
         key: Makes the call idempotent: a second delivery to the job with this key writes nothing, for ever.
         source: Who or what signals, for the audit: 1 to 255 bytes of text.
+        conn: The caller's own connection to the ledger's database: a SQLAlchemy ``AsyncSession`` or
+            ``AsyncConnection``; or aiosqlite's connection on SQLite, psycopg's or asyncpg's on PostgreSQL.
         timeout: Bounds the call with its retries, in seconds; 30 unless given.
 
     Returns:
@@ -122,11 +132,12 @@ async def signal(
 
     Raises:
         PayloadError: The payload cannot be encoded; nothing was written.
-        KeyConflict: The key belongs to a signal with another payload or channel; nothing was written.
-        DeliveryUnknown: Time was up; the error tells how to repeat the call safely.
+        KeyConflict: The key belongs to a signal with another payload or channel; nothing was written. With ``conn``
+            that is seen when the signal is delivered, and told by `Ledger.outbox`.
+        DeliveryUnknown: Time was up; the error tells how to repeat the call safely. With ``conn``, roll back.
         RuntimeError: No engine is open, or more than one.
         TypeError: An argument is of another type than expected.
-        ValueError: An argument is out of range, or a job has not been enqueued.
+        ValueError: An argument is out of range, a job has not been enqueued, or the connection is to another database.
 
     Example:
         >>> import asyncio
@@ -146,4 +157,4 @@ async def signal(
     """
     execution = current_execution()
     engine = only_engine() if execution is None else execution.engine
-    return await engine.signal(target, payload, channel=channel, key=key, source=source, timeout=timeout)
+    return await engine.signal(target, payload, channel=channel, key=key, source=source, conn=conn, timeout=timeout)

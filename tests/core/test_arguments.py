@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from signal_ledger.arguments import to_channel, to_duration, to_optional_text, to_seconds, to_targets
+from signal_ledger.arguments import to_channel, to_duration, to_optional_text, to_seconds, to_share, to_targets
 from signal_ledger.cursors import cursor_position, cursor_wait, position_cursor, wait_cursor
 from signal_ledger.instants import from_text, require_instant, to_milliseconds, to_text
 
@@ -124,3 +124,14 @@ def test_what_is_no_cursor_of_an_event_is_refused(cursor):
 def test_what_is_no_cursor_of_a_wait_is_refused(cursor):
     with pytest.raises(ValueError, match="after: expected the cursor of a waiting job, got"):
         cursor_wait(cursor)
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_a_share_is_a_number_from_0_to_1(share):
+    assert to_share("live_share", share) == share
+
+
+@pytest.mark.parametrize(("share", "error"), [(1.1, ValueError), (-1, ValueError), (True, TypeError), ("1", TypeError)])
+def test_other_shares_are_refused(share, error):
+    with pytest.raises(error, match="live_share: expected a number from 0 to 1, got"):
+        to_share("live_share", share)

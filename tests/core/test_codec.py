@@ -12,6 +12,7 @@ import pytest
 from erlpack import Atom
 
 from signal_ledger.codec import DEFAULT_LIMITS, Limits, decode, encode, encode_with_digest
+from signal_ledger.codec.limits import to_limits
 from signal_ledger.errors import PayloadError
 from tests.same import same
 
@@ -351,3 +352,11 @@ def test_d9_keys_made_to_hash_alike_are_refused_and_take_no_quadratic_time():
     assert len(few) == 100
     with pytest.raises(PayloadError, match="too many keys that hash alike"):
         decode(b"\x83t" + (10_000).to_bytes(4) + keys(10_000))
+
+
+def test_limits_are_those_that_were_given_or_the_default_ones():
+    own = Limits(size_bytes_max=100)
+    assert to_limits(own) is own
+    assert to_limits(None) is DEFAULT_LIMITS
+    with pytest.raises(TypeError, match=r"limits: expected signal_ledger\.Limits or None, got dict"):
+        to_limits({"size_bytes_max": 100})

@@ -27,9 +27,16 @@ from signal_ledger.facts import Facts, look_up
 from tests.core.given import JOB, Given, at, awaited, closed, consumed, delivered, snoozed, timed_out
 
 
-def deliver(signal_id="s9", *, channel="", digest="d" * 64, key=None, key_ids=()):
+def deliver(signal_id="s9", *, channel="", digest="d" * 64, key=None, key_ids=(), is_first_try=True):
     return Deliver(
-        job_id=JOB, signal_id=signal_id, channel=channel, payload=b"p", payload_digest=digest, key=key, key_ids=key_ids
+        job_id=JOB,
+        signal_id=signal_id,
+        channel=channel,
+        payload=b"p",
+        payload_digest=digest,
+        key=key,
+        key_ids=key_ids,
+        is_first_try=is_first_try,
     )
 
 
@@ -118,8 +125,21 @@ class TestDeliver:
         )
 
     def test_d6_its_own_retry_gets_the_first_receipt(self):
-        Given((0, delivered("s1", outcome="live")), job="completed").when(deliver("s1"), second=2).then(
-            reply=stored("live", 1)
+        again = deliver("s1", is_first_try=False)
+        Given((0, delivered("s1", outcome="live")), job="completed").when(again, second=2).then(reply=stored("live", 1))
+
+    @pytest.mark.parametrize(("first_key", "is_first_try"), [(None, True), (None, False), ("s1", True)])
+    def test_d6_a_call_that_is_repeated_by_its_id_is_a_duplicate(self, first_key, is_first_try):
+        """The repeat has the id of the call, so that an index keeps both from being stored."""
+        again = deliver("s1", key="s1", key_ids=("s1",), is_first_try=is_first_try)
+        Given((0, delivered("s1", key=first_key))).when(again, second=2).then(
+            reply=Duplicate(signal_id="s1", version=1, fate=Fate.PENDING)
+        )
+
+    def test_d6_a_repeat_with_another_payload_is_a_conflict(self):
+        again = deliver("s1", key="s1", key_ids=("s1",), digest="e" * 64)
+        Given((0, delivered("s1"))).when(again, second=2).then_refused(
+            Conflict(key="s1", signal_id="s1", difference="payload")
         )
 
     @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+import signal_ledger.execution
 from signal_ledger import await_signal, signal
 from signal_ledger.delivery import Sender
 from signal_ledger.embedded.operations import GetJobs
@@ -19,9 +20,12 @@ from signal_ledger.execution import (
     Superseded,
     TryLater,
     current_execution,
+    no_execution,
+    when_stray,
 )
 from signal_ledger.jobs import JobState
 from signal_ledger.memory import MemoryStore
+from signal_ledger.ports import StoreUnavailableError
 from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
 from signal_ledger.upcast import NewerEventError
@@ -115,6 +119,55 @@ async def world():
 async def test_w1_outside_of_a_job_there_is_nothing_to_wait_for():
     with pytest.raises(RuntimeError, match="expected to be called inside a job's process"):
         await await_signal()
+
+
+async def test_w1_an_engine_is_told_of_it(monkeypatch):
+    """The caller may be a job that it knows."""
+    told = []
+    monkeypatch.setattr(signal_ledger.execution, "_tell_stray", None)
+    with pytest.raises(RuntimeError):
+        await await_signal()
+    when_stray(lambda: told.append("stray"))
+    with pytest.raises(RuntimeError):
+        await await_signal()
+    assert told == ["stray"]
+
+
+async def test_w1_what_runs_beside_an_execution_does_not_belong_to_it(world):
+    async def process():
+        with no_execution(), pytest.raises(RuntimeError, match="inside a job's process"):
+            await await_signal()
+        return await await_signal(wait_timeout=60)
+
+    await world.bench.signaller.send(world.job_id, "for the job")
+    _, result = await world.execute(process)
+    assert result == "for the job"
+
+
+async def test_w5_an_await_whose_answer_comes_after_the_end_changes_nothing(world):
+    """The question was under way when `process` returned; the answer is to snooze."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+    take = world.room.take
+
+    async def slow(question):
+        asked.set()
+        reply = await take(question)
+        await answered.wait()
+        return reply
+
+    world.room.take = slow
+    left = []
+
+    async def process():
+        left.append(asyncio.create_task(await_signal(wait_timeout=0)))
+        await asked.wait()
+        return "my own result"
+
+    execution, result = await world.execute(process)
+    answered.set()
+    await asyncio.wait(left)
+    assert left[0].exception() is not None
+    assert (result, execution.ending) == ("my own result", None)
 
 
 async def test_w1_after_process_has_returned_there_is_nothing_to_wait_for(world):
@@ -667,6 +720,21 @@ async def test_l8_a_stream_of_a_newer_library_is_tried_again_later(world, caplog
         execution, _ = await world.execute(process)
     assert execution.ending == TryLater(seconds=60)
     assert "upgrade signal-ledger" in caplog.text
+
+
+async def test_a_store_that_cannot_be_reached_puts_the_job_off_and_does_not_fail_it(world, caplog):
+    async def take(_command):
+        raise StoreUnavailableError("the connection was lost")
+
+    world.room.take = take
+
+    async def process():
+        await await_signal()
+
+    with caplog.at_level(logging.WARNING):
+        execution, _ = await world.execute(process)
+    assert execution.ending == TryLater(seconds=1)
+    assert "tried again in 1 s: the connection was lost" in caplog.text
 
 
 async def test_w9_an_await_out_of_turn_is_an_error(world):

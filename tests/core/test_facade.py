@@ -50,7 +50,11 @@ def test_importing_it_loads_no_driver_and_no_engine():
 @pytest.mark.parametrize(
     ("url", "error", "message"),
     [
-        ("mysql://localhost/db", ValueError, "no backend for mysql://; installed: sqlite://"),
+        (
+            "mysql://localhost/db",
+            ValueError,
+            "no backend for mysql://; installed: postgres://, postgresql://, sqlite://",
+        ),
         ("signals.db", ValueError, "expected a database URL such as sqlite:///signals.db"),
         (7, TypeError, "url: expected a str, got int"),
     ],

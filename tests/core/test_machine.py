@@ -12,7 +12,8 @@ from signal_ledger.testing.machine import LedgerMachine
 class Twins(LedgerMachine):
     async def open_benches(self):
         clocks = [ManualClock(), ManualClock()]
-        return [EmbeddedBench(MemoryStore(clock), clock) for clock in clocks]
+        stores = [MemoryStore(clock) for clock in clocks]
+        return [EmbeddedBench(store, clock, store.begin) for store, clock in zip(stores, clocks, strict=True)]
 
 
 def test_two_stores_of_one_kind_agree():

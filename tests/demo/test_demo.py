@@ -9,6 +9,7 @@ import pytest
 
 from signal_ledger import open_ledger
 from signal_ledger_adapters.demo.play import findings, play
+from signal_ledger_adapters.demo.stages import LiteStage
 
 
 async def run_demo(*arguments, folder):
@@ -52,7 +53,8 @@ async def test_the_demo_keeps_the_file_that_it_was_given(tmp_path):
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    return asyncio.run(play(tmp_path_factory.mktemp("demo").resolve() / "demo.db", lambda _text: None))
+    folder = tmp_path_factory.mktemp("demo").resolve()
+    return asyncio.run(play(LiteStage(f"sqlite:///{folder}/demo.db", folder), lambda _text: None))
 
 
 def test_a_play_as_it_should_be_has_no_findings(outcome):

@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _NOTE = re.compile(r"<!-- (file|terminal|not run): (.+) -->")
+_POSTGRES = "<!-- postgres -->"
 
 
 @dataclass
@@ -33,6 +34,11 @@ class Block:
 
 def name(page):
     return page.relative_to(ROOT).as_posix()
+
+
+def needs_postgres(page):
+    """Say whether a page asks for a database on PostgreSQL."""
+    return _POSTGRES in page.read_text(encoding="utf-8").splitlines()
 
 
 def blocks(page):

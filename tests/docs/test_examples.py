@@ -11,6 +11,9 @@ How a page says what is to be run (README.md and every page under docs/):
   command may go on while other terminals are used. A later block of that terminal goes on with what it prints, and
   ``^C`` interrupts it.
 * ``<!-- not run: REASON -->`` before a ``python`` block: it is no script.
+* ``<!-- postgres -->`` on a line of its own: what the page runs finds the URL of an empty database, with Oban's schema
+  installed, in ``DATABASE_URL`` and ``SIGNAL_LEDGER_URL``. It is on a scratch cluster; where none can be had, the tests
+  of the page are skipped, and fail if ``CI`` is set.
 
 Standard output is compared. Dates, times of day and UUIDs count by their form, white space at the end of a line not at
 all. Standard error holds logs, and is shown when a test fails.
@@ -30,7 +33,7 @@ import threading
 
 import pytest
 
-from tests.docs.pages import PAGES, blocks, name
+from tests.docs.pages import PAGES, blocks, name, needs_postgres
 
 TIMEOUT_S = 60
 
@@ -41,7 +44,7 @@ _SHAPES = [
 ]
 
 SCRIPTS = [
-    pytest.param(block, following, id=f"{name(page)}:{block.line}")
+    pytest.param(page, block, following, id=f"{name(page)}:{block.line}")
     for page in PAGES
     for block, following in itertools.pairwise([*blocks(page), None])
     if block.language == "python" and not block.notes
@@ -61,14 +64,14 @@ def shape(line):
 class Command:
     """A Python program in a folder, with whatever processes it starts."""
 
-    def __init__(self, arguments, folder):
+    def __init__(self, arguments, folder, variables):
         # Warnings are errors for examples, too. The measuring of coverage stays out of them.
         environment = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "error", *arguments],
             cwd=folder,
-            env={**environment, "PYTHONUNBUFFERED": "1"},
+            env={**environment, **variables, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
@@ -113,10 +116,19 @@ class Command:
         self._printed.put(None)
 
 
-@pytest.mark.parametrize(("script", "following"), SCRIPTS)
-def test_a_script_runs_in_an_empty_folder_and_prints_what_the_page_says(script, following, tmp_path):
+@pytest.fixture
+def variables(page, request):
+    """What the environment of a page's programs has beyond that of the tests."""
+    if not needs_postgres(page):
+        return {}
+    url = request.getfixturevalue("oban_url")
+    return {"DATABASE_URL": url, "SIGNAL_LEDGER_URL": url}
+
+
+@pytest.mark.parametrize(("page", "script", "following"), SCRIPTS)
+def test_a_script_runs_in_an_empty_folder_and_prints_what_the_page_says(page, script, following, variables, tmp_path):
     (tmp_path / "example.py").write_text(script.text, encoding="utf-8")
-    command = Command(["example.py"], tmp_path)
+    command = Command(["example.py"], tmp_path, variables)
     try:
         printed = list(iter(command.next_line, None))
         if following is not None and following.language == "text" and not following.notes:
@@ -129,8 +141,9 @@ def test_a_script_runs_in_an_empty_folder_and_prints_what_the_page_says(script, 
 class Terminal:
     """Runs one command after the other."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, variables):
         self._folder = folder
+        self._variables = variables
         self._command = None
 
     def play(self, block):
@@ -139,7 +152,7 @@ class Terminal:
                 self.end()
                 program, *arguments = shlex.split(line[2:])
                 assert program == "python", f"expected a command that begins with python, got {line}"
-                self._command = Command(arguments, self._folder)
+                self._command = Command(arguments, self._folder, self._variables)
             elif line == "^C":
                 self._command.interrupt()
                 self.end()
@@ -160,7 +173,7 @@ class Terminal:
 
 
 @pytest.mark.parametrize("page", STORIES)
-def test_the_commands_of_a_page_run_in_order_and_print_what_it_says(page, tmp_path):
+def test_the_commands_of_a_page_run_in_order_and_print_what_it_says(page, variables, tmp_path):
     terminals = {}
     try:
         for block in blocks(page):
@@ -168,7 +181,7 @@ def test_the_commands_of_a_page_run_in_order_and_print_what_it_says(page, tmp_pa
                 (tmp_path / block.notes["file"]).write_text(block.text, encoding="utf-8")
             elif block.language == "console":
                 title = block.notes.get("terminal")
-                terminal = terminals.setdefault(title, Terminal(tmp_path))
+                terminal = terminals.setdefault(title, Terminal(tmp_path, variables))
                 terminal.play(block)
                 if title is None:
                     terminal.end()
@@ -181,6 +194,7 @@ def test_there_are_scripts_and_stories():
     """Else the tests above would be green without having looked at anything."""
     assert len(SCRIPTS) > 5
     assert len(STORIES) > 1
+    assert any(needs_postgres(page) for page in PAGES)
 
 
 def test_every_page_says_what_is_to_be_done_with_its_blocks():

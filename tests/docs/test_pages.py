@@ -10,6 +10,8 @@ import pytest
 import signal_ledger
 from signal_ledger import events
 from signal_ledger.stored import StoredEvent
+from signal_ledger_adapters.postgres import tables
+from signal_ledger_adapters.postgres.schema import migrations, triggers
 from tests.docs.pages import PAGES, ROOT, name
 
 DOCS = ROOT / "docs"
@@ -51,6 +53,22 @@ def test_every_column_of_the_log_is_described():
     assert first_cells("reference/log.md", "## The columns of `signal_ledger_events`") == columns
 
 
+def test_every_column_of_the_log_on_postgres_is_described():
+    columns = [column.name for column in tables.events.columns]
+    assert columns == ["position", "turn", *StoredEvent._fields]
+    assert first_cells("reference/postgres.md", "### The columns of `events`") == columns
+
+
+def test_every_table_on_postgres_is_described():
+    sql = migrations()[0].sql
+    there = re.findall(r"^CREATE TABLE ledger\.(\w+)", sql, re.MULTILINE)
+    assert first_cells("reference/postgres.md", "## The tables") == [*there, "settings"]
+
+
+def test_every_trigger_on_obans_table_is_described():
+    assert set(first_cells("reference/postgres.md", "## The triggers on `oban_jobs`")) == triggers()
+
+
 def test_every_field_of_an_event_is_described():
     told = first_cells("reference/events.md", "A field that a kind does not have is None.")
     has = {field.name for event_class in events.KIND_OF for field in fields(event_class)}
@@ -67,6 +85,12 @@ def test_the_table_of_events_says_which_kind_has_which_field(position, event_cla
 
 def test_every_option_of_the_embedded_engine_is_described():
     assert first_cells("reference/lite.md", "## Options") == list(inspect.signature(signal_ledger.lite).parameters)
+
+
+@pytest.mark.parametrize("function", [signal_ledger.attach, signal_ledger.migrate], ids=lambda each: each.__name__)
+def test_every_option_on_postgres_is_described(function):
+    told = first_cells("reference/postgres.md", f"### Of `{function.__name__}`")
+    assert told == list(inspect.signature(function).parameters)
 
 
 def test_every_public_name_is_in_the_reference():

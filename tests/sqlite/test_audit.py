@@ -202,6 +202,11 @@ PLANS = {
     "node_insert": [],
     "streams_after": ["USING COVERING INDEX signal_ledger_events_version (job_id>?)"],
     "drop_orphans": ["signal_ledger_events_version (job_id=?)"],
+    "outbox_store": [],
+    "outbox_pending": ["USING INDEX signal_ledger_outbox_pending", "SEARCH state USING INTEGER PRIMARY KEY"],
+    "outbox_has_pending": ["USING INDEX signal_ledger_outbox_pending", "SEARCH state USING INTEGER PRIMARY KEY"],
+    "outbox_strike": ["USING INTEGER PRIMARY KEY"],
+    "outbox_refuse": ["USING INTEGER PRIMARY KEY"],
 }
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from oban import Job
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from signal_ledger import (
     DeliveryUnknown,
@@ -21,6 +22,7 @@ from signal_ledger import (
     SchemaError,
     SignalTimeout,
     StaleExecution,
+    StoredSignal,
     WaitingJob,
     WaitState,
     await_signal,
@@ -38,9 +40,10 @@ async def awaits() -> None:
     assert_type(await await_signal(wait_for=None, wait_timeout=timedelta(0), channel="votes"), Any)
 
 
-async def one_target_gives_one_receipt(job: Job, job_id: int) -> None:
+async def one_target_gives_one_receipt(job: Job, job_id: int, connection: AsyncConnection) -> None:
     assert_type(await signal(job_id, {"decision": "approved"}), Receipt)
     assert_type(await signal(job, None, channel="votes", key="vote-7", source="ada", timeout=5), Receipt)
+    assert_type(await signal(job, "go", conn=connection), Receipt)
 
 
 async def several_give_a_list(job: Job, jobs: list[Job], job_ids: set[int], lazily: Iterator[Job]) -> None:
@@ -75,6 +78,7 @@ async def engines(engine: LiteEngine, job: Job, jobs: Iterator[Job], connection:
     await engine.delete_job(job)
     assert_type(await engine.signal(job, "go"), Receipt)
     assert_type(await engine.signal([job, 7], "go"), list[Receipt])
+    assert_type(await engine.signal([job, 7], "go", conn=connection), list[Receipt])
     assert_type(engine.ledger, Ledger)
     assert_type(engine.name, str)
 
@@ -102,9 +106,10 @@ async def open_ledger_is_used_with_async_with() -> None:
         assert_type(read_only, Ledger)
 
 
-async def ledgers_signal(ledger: Ledger, job: Job) -> None:
+async def ledgers_signal(ledger: Ledger, job: Job, session: AsyncSession) -> None:
     assert_type(await ledger.signal(7, "go"), Receipt)
     assert_type(await ledger.signal([job, 7], "go", key="go-7"), list[Receipt])
+    assert_type(await ledger.signal(7, "go", conn=session), Receipt)
 
 
 async def ledgers_are_asked(ledger: Ledger, job: Job) -> None:
@@ -115,6 +120,8 @@ async def ledgers_are_asked(ledger: Ledger, job: Job) -> None:
     assert_type(await ledger.state(job, cursor="p7"), WaitState)
     assert_type(await ledger.waiting(), list[WaitingJob])
     assert_type(await ledger.waiting(channel="", deadline_before=datetime.now(UTC), limit=7), list[WaitingJob])
+    assert_type(await ledger.outbox(), list[StoredSignal])
+    assert_type(await ledger.outbox(limit=7, after="o7"), list[StoredSignal])
     assert_type(await ledger.verify(), Report)
     assert_type(await ledger.rebuild(), int)
 
@@ -171,6 +178,16 @@ def wait_states(state: WaitState, row: WaitingJob) -> None:
     assert_type(row.deadline_at, datetime | None)
     assert_type(row.cursor, str)
     print(status)
+
+
+def stored_signals(stored: StoredSignal) -> None:
+    job_id: int = stored.job_id
+    signal_id: str = stored.signal_id
+    assert_type(stored.stored_at, datetime)
+    assert_type(stored.channel, str | None)
+    assert_type(stored.refusal, str | None)
+    assert_type(stored.cursor, str)
+    print(job_id, signal_id)
 
 
 def reports(report: Report) -> None:

@@ -50,6 +50,7 @@ async def options_that_are_none(ledger: Ledger, job: Job) -> None:
     await signal(job, "go", "votes")  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
     await signal(job, "go", channel=7)  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
     await signal(job, "go", key=7)  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
+    await signal(job, "go", connection=job)  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
     await ledger.signal(job, "go", source=job)  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
     await ledger.signal(job, "go", timeout=timedelta(seconds=5))  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
 
@@ -81,6 +82,7 @@ async def jobs_that_are_none(engine: LiteEngine) -> None:
 
 async def questions_asked_in_another_way(ledger: Ledger) -> None:
     await ledger.state(7, at="yesterday")  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    await ledger.outbox(10)  # type: ignore[call-arg]  # ty: ignore[too-many-positional-arguments]
     await ledger.state(7, "p7")  # type: ignore[arg-type, call-arg]  # ty: ignore[too-many-positional-arguments]
     await ledger.waiting(deadline_before=60)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
     await ledger.events()  # type: ignore[misc]  # ty: ignore[invalid-await]

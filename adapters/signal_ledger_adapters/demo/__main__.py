@@ -8,7 +8,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from oban.schema import install as install_oban
+from psycopg_pool import AsyncConnectionPool
+
+from signal_ledger import migrate
 from signal_ledger_adapters.demo.play import Outcome, findings, play
+from signal_ledger_adapters.demo.stages import LiteStage, ObanStage, Stage
+from signal_ledger_adapters.postgres.binaries import PostgresMissingError
+from signal_ledger_adapters.postgres.guard import ClusterError
+from signal_ledger_adapters.postgres.scratch import scratch_cluster
 from signal_ledger_adapters.timeline import timeline
 
 
@@ -16,26 +24,50 @@ def main() -> int:
     """Return 0 if all went as it should, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m signal_ledger_adapters.demo",
-        description="Durable approvals that survive kill -9, on one SQLite file.",
+        description="Durable approvals that survive kill -9.",
     )
-    parser.add_argument("--database", type=Path, help="keep the file here; it must not exist yet")
-    chosen: Path | None = parser.parse_args().database
-    if chosen is None:
-        with tempfile.TemporaryDirectory(prefix="signal-ledger-") as folder:
-            return _run(Path(folder).resolve() / "demo.db")
-    if chosen.exists():
-        parser.error(f"--database: expected a file that does not exist yet, {chosen} does")
-    return _run(chosen.resolve())
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--database", type=Path, help="keep the file here; it must not exist yet")
+    where.add_argument("--postgres", action="store_true", help="play it with Oban on a scratch PostgreSQL")
+    chosen = parser.parse_args()
+    database: Path | None = chosen.database
+    if database is not None and database.exists():
+        parser.error(f"--database: expected a file that does not exist yet, {database} does")
+    with tempfile.TemporaryDirectory(prefix="signal-ledger-") as name:
+        folder = Path(name).resolve()
+        if chosen.postgres:
+            return _run_on_postgres(folder)
+        path = folder / "demo.db" if database is None else database.resolve()
+        return _run(LiteStage(f"sqlite:///{path}", folder))
 
 
-def _run(path: Path) -> int:
+def _run_on_postgres(folder: Path) -> int:
+    try:
+        with scratch_cluster() as cluster:
+            print(f"PostgreSQL {cluster.release}, a scratch cluster", flush=True)
+            url = cluster.create_database("demo")
+            asyncio.run(_install(url))
+            return _run(ObanStage(url, folder))
+    except (PostgresMissingError, ClusterError, ValueError) as error:
+        print(error, flush=True)
+        return 1
+
+
+async def _install(url: str) -> None:
+    """What an application's own migrations do once: Oban's schema, then the ledger's."""
+    async with AsyncConnectionPool(url, min_size=1, open=False) as pool:
+        await install_oban(pool)
+    await migrate(url)
+
+
+def _run(stage: Stage) -> int:
     started = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - started:6.2f} s  {text}", flush=True)
 
     try:
-        outcome = asyncio.run(play(path, say))
+        outcome = asyncio.run(play(stage, say))
     except (TimeoutError, RuntimeError) as error:
         print(f"\nthe demo failed: {error}", flush=True)
         return 1

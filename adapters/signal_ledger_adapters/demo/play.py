@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from oban import Job
 
-from signal_ledger import Ledger, LiteEngine, RecordedEvent, Report, lite
+from signal_ledger import Ledger, RecordedEvent, Report
 from signal_ledger.events import Kind
 from signal_ledger_adapters.demo.processes import PATIENCE_S, Helper, start
+from signal_ledger_adapters.demo.stages import DemoEngine, Stage
 from signal_ledger_adapters.demo.workers import VOTES, CommitteeApproval, PurchaseApproval
 
 DECISION_WITHIN_S = 4.0
@@ -43,20 +44,22 @@ class Outcome:
     report: Report
 
 
-async def play(path: Path, say: Callable[[str], None]) -> Outcome:
-    """Play it on a new SQLite file.
+async def play(stage: Stage, say: Callable[[str], None]) -> Outcome:
+    """Play it on an empty database.
 
     Args:
-        path: The file.
+        stage: The database and the engine.
         say: Is told of each step.
 
     Raises:
         TimeoutError: Something that should have happened did not.
     """
-    url = f"sqlite:///{path}"
-    supplier = path.with_name(f"{path.name}-supplier")
-    # An engine without queues runs nothing: it enqueues, looks and asks.
-    async with lite(url, queues={}) as engine, start("signaller_process", url) as signaller:
+    supplier = stage.folder / "supplier-is-open"
+    async with (
+        stage.director() as engine,
+        start("signaller_process", stage.url) as signaller,
+        AsyncExitStack() as workers,
+    ):
         desk, espresso, tickets, laptop, office = jobs = await engine.enqueue_many(
             _purchase("standing desk", supplier),
             _purchase("espresso machine", supplier),
@@ -66,26 +69,26 @@ async def play(path: Path, say: Callable[[str], None]) -> Outcome:
                 {"title": "new office", "supplier": str(supplier)}
             ),
         )
-        say(f"enqueued {len(jobs)} purchases in {path}")
+        say(f"enqueued {len(jobs)} purchases")
         await _signal(signaller, say, laptop, {"decision": "approved"}, source="ada")
-        await _work_and_die(url, engine.ledger, jobs, laptop, say)
-        async with start("worker_process", url) as worker:
+        await _work_and_die(stage, engine, workers, jobs, laptop, say)
+        if stage.has_spare:
+            worker = await workers.enter_async_context(start("worker_process", stage.url))
             say(f"worker process {worker.pid} started in its place")
-            supplier.touch()
-            say("the supplier has opened")
-            await _signal(signaller, say, desk, {"decision": "approved"}, source="grace")
-            await _signal(signaller, say, espresso, {"decision": "declined", "reason": "have tea"}, source="grace")
-            await _vote(signaller, say, office, 1, "yes")
-            # The second voter finds the job in its live window.
-            await _until(engine.ledger, lambda seen: any(one.ordinal == 2 for one in seen), "a second await")
-            await _vote(signaller, say, office, 2, "yes")
-            await _vote(signaller, say, office, 3, "no")
-            repeated = await signaller.ask(target=office.id, payload="yes", channel="votes", key="vote-1")
-            say(f"voter 1 sent the same vote again: {repeated['outcome']}")
-            say(f"waiting for the deadline of the {tickets.args['title']}")
-            await _until(
-                engine.ledger, lambda seen: _count(seen, Kind.CLOSED) == len(jobs), f"{len(jobs)} jobs that ended"
-            )
+        supplier.touch()
+        say("the supplier has opened")
+        await _signal(signaller, say, desk, {"decision": "approved"}, source="grace")
+        await _signal(signaller, say, espresso, {"decision": "declined", "reason": "have tea"}, source="grace")
+        await _vote(signaller, say, office, 1, "yes")
+        # The second voter finds the job in its live window.
+        await _until(engine.ledger, lambda seen: any(one.ordinal == 2 for one in seen), "a second await")
+        await _vote(signaller, say, office, 2, "yes")
+        await _vote(signaller, say, office, 3, "no")
+        repeated = await signaller.ask(target=office.id, payload="yes", channel="votes", key="vote-1")
+        say(f"voter 1 sent the same vote again: {repeated['outcome']}")
+        say(f"waiting for the deadline of the {tickets.args['title']}, and until all have ended")
+        await _until(engine.ledger, lambda seen: _count(seen, Kind.CLOSED) == len(jobs), f"{len(jobs)} jobs that ended")
+        await workers.aclose()
         say("the worker stopped gracefully")
         supplier.unlink()
         return Outcome(
@@ -128,19 +131,30 @@ def _purchase(title: str, supplier: Path, *, wait_for: float | None = None) -> J
     return job
 
 
-async def _work_and_die(url: str, ledger: Ledger, jobs: Sequence[Job], laptop: Job, say: Callable[[str], None]) -> None:
-    """Let a worker begin, and kill it while one job is running and the others sleep."""
-    async with start("worker_process", url) as worker:
-        say(f"worker process {worker.pid} started")
-        await _until(ledger, lambda seen: _count(seen, Kind.SNOOZED) == len(jobs) - 1, f"{len(jobs) - 1} snoozed jobs")
-        await _until(
-            ledger, lambda seen: _count(seen, Kind.CONSUMED) == 1, "the consumption of the signal that came first"
-        )
-        say(
-            f"{len(jobs) - 1} jobs sleep; job {laptop.id} has its signal and is ordering at the supplier, who is closed"
-        )
-        status = await worker.kill()
-        say(f"worker process {worker.pid} was killed with SIGKILL (status {status})")
+async def _work_and_die(
+    stage: Stage,
+    engine: DemoEngine,
+    workers: AsyncExitStack,
+    jobs: Sequence[Job],
+    laptop: Job,
+    say: Callable[[str], None],
+) -> None:
+    """Let workers begin, and kill the one that runs a job while the others' sleep."""
+    helpers = [await workers.enter_async_context(start("worker_process", stage.url)) for _ in range(stage.workers)]
+    for helper in helpers:
+        say(f"worker process {helper.pid} started")
+    asleep = len(jobs) - 1
+    await _until(engine.ledger, lambda seen: _count(seen, Kind.SNOOZED) == asleep, f"{asleep} snoozed jobs")
+    await _until(
+        engine.ledger, lambda seen: _count(seen, Kind.CONSUMED) == 1, "the consumption of the signal that came first"
+    )
+    say(f"{asleep} jobs sleep; job {laptop.id} has its signal and is ordering at the supplier, who is closed")
+    assert laptop.id is not None  # noqa: S101
+    ordering = await engine.get_job(laptop.id)
+    assert ordering is not None  # noqa: S101
+    [busy] = [helper for helper in helpers if ordering.attempted_by[0].endswith(f".{helper.pid}")]
+    status = await busy.kill()
+    say(f"worker process {busy.pid} was killed with SIGKILL (status {status}); {stage.rescue}")
 
 
 async def _vote(signaller: Helper, say: Callable[[str], None], job: Job, number: int, vote: str) -> None:
@@ -170,7 +184,7 @@ def _count(seen: list[RecordedEvent], kind: Kind) -> int:
     return sum(recorded.kind is kind for recorded in seen)
 
 
-async def _ended(engine: LiteEngine, job: Job, state: str, kinds: tuple[str, ...]) -> Ended:
+async def _ended(engine: DemoEngine, job: Job, state: str, kinds: tuple[str, ...]) -> Ended:
     assert job.id is not None  # noqa: S101
     after = await engine.get_job(job.id)
     assert after is not None  # noqa: S101 - finished jobs are kept for a day

@@ -4,14 +4,15 @@ import asyncio
 import logging
 import os
 import sys
+from pathlib import Path
 
-from signal_ledger import lite
+from signal_ledger_adapters.demo.stages import stage_of
 
 
 async def main() -> None:
     """Run the queue. Jobs name their worker by its path, so that the engine finds the classes by itself."""
     logging.basicConfig(format=f"{'':10}worker process {os.getpid()} says: %(message)s")
-    async with lite(sys.argv[1], queues={"purchases": 5}, live_share=1):
+    async with stage_of(sys.argv[1], Path()).worker():
         print("open", flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 from oban import Job
 
 from signal_ledger import engines
-from signal_ledger.arguments import to_job_id, to_seconds
+from signal_ledger.arguments import to_job_id, to_seconds, to_share
 from signal_ledger.codec import Limits
 from signal_ledger.delivery import Sender
 from signal_ledger.embedded.operations import CancelJobs, DeleteJobs, GetJobs, InsertJobs, PruneJobs, RetryJobs
@@ -25,7 +25,7 @@ from signal_ledger_adapters.lite.conversion import to_job, to_new_job, update_jo
 from signal_ledger_adapters.lite.queue import Queue, QueueConfig, check_queues, make_queues
 from signal_ledger_adapters.lite.runner import Runner
 from signal_ledger_adapters.lite.watch import Watch
-from signal_ledger_adapters.oban_api import cron_workers, install, instances
+from signal_ledger_adapters.oban_api import cron_workers, hook_workers, instances
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,7 @@ class LiteConfig:
         check_queues(self.queues)
         if not self.name.strip():
             raise ValueError(f"name: expected a name that is not blank, got {self.name!r}")
-        if not 0 <= self.live_share <= 1:
-            raise ValueError(f"live_share: expected 0 to 1, got {self.live_share!r}")
+        to_share("live_share", self.live_share)
         for option in ("shutdown_grace_period", "prune_after"):
             value = getattr(self, option)
             if value is not None:
@@ -115,7 +114,7 @@ class LiteEngine(engines.Engine):
             raise RuntimeError(f"engine {self.name!r}: expected to be started once, it is open already")
         if isinstance(instances.get(self.name), LiteEngine):
             raise RuntimeError(f"an engine named {self.name!r} is open already; give this one another name=")  # noqa: TRY004
-        install()
+        hook_workers()
         config = self._config
         store = await self._open_store()
         node_name = f"{socket.gethostname()}.{os.getpid()}"

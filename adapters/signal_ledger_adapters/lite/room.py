@@ -1,31 +1,14 @@
 """A queue's waiting room: its jobs in their live windows."""
 
-import asyncio
-
 from signal_ledger.commands import Take
 from signal_ledger.decisions import TakeRefusal, TakeReply
 from signal_ledger.names import JobId
 from signal_ledger.ports import EmbeddedStore, LiveWait
+from signal_ledger_adapters.hinted import Hinted
 
 
-class Place:
-    """A live wait; see `signal_ledger.ports.LiveWait`."""
-
-    def __init__(self) -> None:
-        self._hinted = asyncio.Event()
-
-    async def hint(self, timeout_s: float) -> None:
-        """Return when there may be something to take, or when the time is up."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._hinted.wait()
-        except TimeoutError:
-            return
-        self._hinted.clear()
-
-    def give_hint(self) -> None:
-        """Let `hint` return."""
-        self._hinted.set()
+class Place(Hinted):
+    """A live wait."""
 
 
 class Room:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from signal_ledger.embedded.operations import Look, Repair, RescueJobs
+from signal_ledger.embedded.operations import Look, RelayOutbox, Repair, RescueJobs
 from signal_ledger.ports import EmbeddedStore
 from signal_ledger_adapters.lite.queue import Queue
 from signal_ledger_adapters.lite.runner import Runner
@@ -67,7 +67,17 @@ class Watch:
                 self._runner.kick()
         if seen.has_repairs:
             await self._store.transact(Repair())
+        if seen.has_stored:
+            await self._relay()
         if seen.has_work:
             self._runner.kick()
         else:
             self._runner.due_at(seen.next_due_at)
+
+    async def _relay(self) -> None:
+        """Relay a batch. Its commit is what the next look notices, so that a long outbox does not hold up the rest."""
+        relayed = await self._store.transact(RelayOutbox())
+        for job_id in relayed.told:
+            self._runner.kick()
+            for queue in self._queues:
+                queue.room.give_hint(job_id)

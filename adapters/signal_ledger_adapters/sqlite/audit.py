@@ -4,18 +4,20 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, literal, select, text, tuple_
+from sqlalchemy import Select, literal, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from signal_ledger.cursors import cursor_position, cursor_wait, position_cursor, wait_cursor
+from signal_ledger.cursors import cursor_place, cursor_position, cursor_wait, position_cursor
 from signal_ledger.evolve import fold
-from signal_ledger.names import JobId, public_channel
+from signal_ledger.names import JobId
+from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, WaitingJob
 from signal_ledger.recorded import RecordedEvent, from_stored
 from signal_ledger.stored import StoredEvent
-from signal_ledger.wait_state import Status, WaitState
+from signal_ledger.wait_state import WaitState
+from signal_ledger_adapters.queries import filtered, to_stored_signal, to_waiting_job
 from signal_ledger_adapters.sqlite.rows import to_state
-from signal_ledger_adapters.sqlite.tables import Instant, event_columns, events, repairs, state_columns, waits
+from signal_ledger_adapters.sqlite.tables import Instant, event_columns, events, outbox, repairs, state_columns, waits
 
 _ROWS_AT_ONCE = 500
 
@@ -49,19 +51,7 @@ class Audit:
         query = select(*event_columns).order_by(events.c.position).limit(limit)
         if wanted.after is not None:
             query = query.where(events.c.position > cursor_position(wanted.after))
-        if wanted.job_id is not None:
-            query = query.where(events.c.job_id == wanted.job_id)
-        if wanted.kinds is not None:
-            query = query.where(events.c.kind.in_(sorted(wanted.kinds)))
-        if wanted.since is not None:
-            query = query.where(events.c.recorded_at >= wanted.since)
-        if wanted.until is not None:
-            query = query.where(events.c.recorded_at < wanted.until)
-        if wanted.source is not None:
-            query = query.where(events.c.source == wanted.source)
-        if wanted.channel is not None:
-            query = query.where(events.c.channel == wanted.channel)
-        return await self._recorded(query)
+        return await self._recorded(filtered(query, events, wanted))
 
     async def end(self) -> str | None:
         """Return the cursor of the newest event; None for an empty log."""
@@ -96,7 +86,16 @@ class Audit:
             query = query.where(tuple_(waits.c.since, waits.c.job_id) > tuple_(literal(since, Instant), job_id))
         async with self._engine.connect() as connection:
             rows = (await connection.execute(query)).all()
-        return [_waiting_job(row) for row in rows]
+        return [to_waiting_job(row) for row in rows]
+
+    async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
+        """Return a page of the signals that are not relayed, or were refused."""
+        query = select(outbox).order_by(outbox.c.place).limit(limit)
+        if after is not None:
+            query = query.where(outbox.c.place > cursor_place(after))
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [to_stored_signal(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
         async with self._engine.connect() as connection:
@@ -142,16 +141,3 @@ def _state_or_none(job_id: JobId, columns: list[Any]) -> WaitState | None:
         return to_state(job_id, columns)
     except (ValueError, TypeError, KeyError, RuntimeError):
         return None
-
-
-def _waiting_job(row: Row[Any]) -> WaitingJob:
-    return WaitingJob(
-        job_id=JobId(row.job_id),
-        run=row.run,
-        status=Status(row.status),
-        channel=public_channel(row.current),
-        ordinal=row.ordinal,
-        since=row.since,
-        deadline_at=row.deadline_at,
-        cursor=wait_cursor(row.since, JobId(row.job_id)),
-    )

@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from signal_ledger.arguments import type_name
+from signal_ledger.commands import Deliver
 from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
 from signal_ledger.names import JobId
-from signal_ledger_adapters.sqlite.rows import job_insert_columns
+from signal_ledger_adapters.sqlite.rows import Columns, job_insert_columns, outbox_columns
 from signal_ledger_adapters.sqlite.statements import statement
+
+_FULL = 2
+_LEVELS = {0: "OFF", 1: "NORMAL"}
+
+_SETTINGS = """
+SELECT (SELECT file FROM pragma_database_list WHERE name = 'main'), (SELECT synchronous FROM pragma_synchronous)
+"""
 
 
 async def insert_jobs(connection: object, path: Path, jobs: Sequence[NewJob], now: datetime) -> list[JobRow]:
@@ -22,33 +32,85 @@ async def insert_jobs(connection: object, path: Path, jobs: Sequence[NewJob], no
         TypeError: It is no connection of SQLAlchemy or aiosqlite.
         ValueError: It is a connection to another file.
     """
-    driver = await _driver_connection(connection)
-    await _check_file(driver, path)
+    caller = await _Caller.of(connection)
+    await caller.check_file(path)
     rows = []
     for job in jobs:
         row = inserted(JobId(0), job, now)
-        async with driver.execute(statement("job_insert"), job_insert_columns(row)) as cursor:
-            [job_id] = await cursor.fetchone() or [0]
+        [[job_id]] = await caller.run("job_insert", job_insert_columns(row))
         rows.append(replace(row, id=JobId(job_id)))
     return rows
 
 
-async def _driver_connection(connection: object) -> aiosqlite.Connection:
-    if isinstance(connection, AsyncSession):
-        connection = await connection.connection()
-    driver: Any = connection
-    if isinstance(connection, AsyncConnection):
-        driver = (await connection.get_raw_connection()).driver_connection
-    if not isinstance(driver, aiosqlite.Connection):
-        raise TypeError(
-            "conn: expected a SQLAlchemy AsyncSession or AsyncConnection with aiosqlite, or an aiosqlite Connection, "
-            f"got {type(driver).__name__}"
+async def store_signals(connection: object, path: Path, deliveries: Sequence[Deliver], now: datetime) -> None:
+    """Put signals into the outbox; they are relayed once the caller has committed (promise D8).
+
+    A connection that has no open transaction, and commits each statement by itself, commits this one, too.
+
+    Raises:
+        TypeError: It is no connection of SQLAlchemy or aiosqlite.
+        ValueError: It is a connection to another file, or does not sync its commits.
+    """
+    caller = await _Caller.of(connection)
+    synchronous = await caller.check_file(path)
+    if synchronous < _FULL:
+        raise ValueError(
+            "conn: expected a connection with PRAGMA synchronous = FULL, which is the default: the signal must survive "
+            f"a power cut; got one with {_LEVELS.get(synchronous, synchronous)}"
         )
-    return driver
+    await caller.run("outbox_store", outbox_columns(deliveries, now))
 
 
-async def _check_file(driver: aiosqlite.Connection, path: Path) -> None:
-    async with driver.execute("PRAGMA database_list") as cursor:
-        files = [Path(file).resolve() for _, name, file in await cursor.fetchall() if name == "main" and file]
-    if files != [path]:
-        raise ValueError(f"conn: expected a connection to {path}, the ledger's own file, got one to another database")
+class _Caller:
+    """A caller's connection.
+
+    SQLAlchemy's is used through SQLAlchemy: its transactions begin with their first statement, in whatever way the
+    application has chosen.
+
+    Args:
+        driver: Aiosqlite's.
+        connection: SQLAlchemy's above it, if there is one.
+    """
+
+    def __init__(self, driver: aiosqlite.Connection, connection: AsyncConnection | None) -> None:
+        self._driver = driver
+        self._connection = connection
+
+    @classmethod
+    async def of(cls, connection: object) -> "_Caller":
+        driver: Any = connection
+        if isinstance(connection, AsyncSession):
+            connection = await connection.connection()
+        if isinstance(connection, AsyncConnection):
+            driver = (await connection.get_raw_connection()).driver_connection
+        if not isinstance(driver, aiosqlite.Connection):
+            raise TypeError(
+                "conn: expected a SQLAlchemy AsyncSession or AsyncConnection with aiosqlite, or an aiosqlite "
+                f"Connection, got {type_name(driver)}"
+            )
+        return cls(driver, connection if isinstance(connection, AsyncConnection) else None)
+
+    async def check_file(self, path: Path) -> int:
+        """Check that it is on the ledger's own file, and return how it syncs its commits."""
+        [[file, synchronous]] = await self._execute(_SETTINGS, ())
+        if not file or Path(file).resolve() != path:
+            raise ValueError(
+                f"conn: expected a connection to {path}, the ledger's own file, got one to another database"
+            )
+        return int(synchronous)
+
+    async def run(self, name: str, parameters: tuple[object, ...]) -> Sequence[Columns]:
+        """Run a statement of ours and return its rows."""
+        return await self._execute(statement(name), parameters)
+
+    async def _execute(self, sql: str, parameters: tuple[object, ...]) -> Sequence[Columns]:
+        if self._connection is None:
+            async with self._driver.execute(sql, parameters) as cursor:
+                return [tuple(row) for row in await cursor.fetchall()]
+        try:
+            result = await self._connection.exec_driver_sql(sql, parameters)
+        except DBAPIError as error:
+            # A payload may be among the parameters, and does not belong into a message.
+            error.hide_parameters = True
+            raise
+        return result.all() if result.returns_rows else []

@@ -7,10 +7,11 @@ from datetime import datetime
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from signal_ledger.commands import Deliver
 from signal_ledger.embedded.job_row import JobRow
 from signal_ledger.instants import from_text, to_text
 from signal_ledger.jobs import JobState
-from signal_ledger.names import Execution, JobId
+from signal_ledger.names import Execution, JobId, SignalId
 from signal_ledger.stored import SCHEMA_VERSION, StoredEvent
 from signal_ledger.upcast import NewerEventError
 from signal_ledger.wait_state import Inbox, OpenWait, Status, WaitState
@@ -140,6 +141,37 @@ def job_insert_columns(row: JobRow) -> tuple[object, ...]:
         to_text(row.inserted_at),
         to_text(row.scheduled_at),
     )
+
+
+def outbox_columns(deliveries: Sequence[Deliver], stored_at: datetime) -> tuple[object, ...]:
+    """The parameters of ``outbox_store.sql``; what the deliveries of a call have in common is the first one's."""
+    first = deliveries[0]
+    own = [[delivery.signal_id, delivery.job_id, ",".join(delivery.key_ids)] for delivery in deliveries]
+    return (
+        first.channel,
+        first.payload,
+        first.payload_digest,
+        first.key,
+        first.source,
+        to_text(stored_at),
+        to_json(own),
+    )
+
+
+def to_pending(columns: Columns) -> tuple[int, Deliver]:
+    """Read a row of ``outbox_pending.sql``."""
+    place, job_id, signal_id, channel, payload, payload_digest, key, key_ids, source = columns
+    delivery = Deliver(
+        job_id=JobId(job_id),
+        signal_id=SignalId(signal_id),
+        channel=channel,
+        payload=payload,
+        payload_digest=payload_digest,
+        key=key,
+        key_ids=tuple(SignalId(key_id) for key_id in key_ids.split(",") if key_id),
+        source=source,
+    )
+    return place, delivery
 
 
 def to_json(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from signal_ledger.commands import Take
+from signal_ledger.commands import Deliver, Take
 from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
 from signal_ledger.embedded.job_row import JobRow, NewJob
 from signal_ledger.embedded.operations import AddNode
@@ -17,13 +17,14 @@ from signal_ledger.embedded.unit import EmbeddedUnit
 from signal_ledger.errors import SchemaError
 from signal_ledger.names import JobId
 from signal_ledger.operations import DeliverCall, TakeCall
+from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, WaitingJob
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.unit import Operation
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.sqlite import nodes
 from signal_ledger_adapters.sqlite.audit import Audit, SqliteSnapshot
-from signal_ledger_adapters.sqlite.callers import insert_jobs
+from signal_ledger_adapters.sqlite.callers import insert_jobs, store_signals
 from signal_ledger_adapters.sqlite.connection import connect, create_engine
 from signal_ledger_adapters.sqlite.migrate import check, migrate, migrations
 from signal_ledger_adapters.sqlite.reader import Reader
@@ -114,6 +115,10 @@ class SqliteStore:
     async def deliver(self, call: DeliverCall, *, timeout_s: float) -> list[DeliverReply]:
         return await self._writing.run(call, timeout_s=timeout_s)
 
+    async def store_with(self, connection: object, deliveries: Sequence[Deliver]) -> None:
+        self._require_open()
+        await store_signals(connection, self._path, deliveries, self._clock())
+
     async def take(self, take: Take) -> TakeReply | TakeRefusal:
         return await self._writing.run(TakeCall(take=take))
 
@@ -138,6 +143,9 @@ class SqliteStore:
 
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         return await self._audit.page(wanted, limit)
+
+    async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
+        return await self._audit.outbox(limit=limit, after=after)
 
     async def end(self) -> str | None:
         return await self._audit.end()

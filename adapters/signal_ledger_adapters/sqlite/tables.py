@@ -81,6 +81,19 @@ state_columns = [
     )
 ]  # fmt: skip
 
+outbox = Table(
+    "signal_ledger_outbox",
+    metadata,
+    Column("place", Integer, primary_key=True),
+    Column("signal_id", Text, nullable=False),
+    Column("job_id", Integer, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("key", Text),
+    Column("source", Text),
+    Column("stored_at", Instant, nullable=False),
+    Column("refusal", Text),
+)
+
 repairs = Table(
     "signal_ledger_repairs",
     metadata,

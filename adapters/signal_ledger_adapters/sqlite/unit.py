@@ -22,7 +22,7 @@ from signal_ledger.instants import from_text, to_text
 from signal_ledger.jobs import JobState, JobView
 from signal_ledger.names import Execution, JobId, SignalId
 from signal_ledger.recorded import RecordedEvent, from_stored
-from signal_ledger.stored import StoredEvent
+from signal_ledger.stored import SCHEMA_VERSION, StoredEvent
 from signal_ledger.upcast import NewerEventError
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.sqlite.rows import (
@@ -33,6 +33,7 @@ from signal_ledger_adapters.sqlite.rows import (
     state_columns,
     to_job_row,
     to_json,
+    to_pending,
     to_state,
     to_stored_event,
 )
@@ -268,6 +269,34 @@ class SqliteUnit:
         before = to_text(instant)
         return [job_id for [job_id] in self._select("jobs_finished", before, before, before, limit)]
 
+    # The outbox
+
+    def has_stored(self) -> bool:
+        [[has_pending]] = self._select("outbox_has_pending", SCHEMA_VERSION)
+        return bool(has_pending)
+
+    def stored(self, rows_max: int, size_bytes_max: int) -> list[tuple[int, Deliver]]:
+        self.flush()
+        found: list[tuple[int, Deliver]] = []
+        size = 0
+        # Row by row: a hundred payloads may be more than fits into memory.
+        for columns in self._connection.execute(statement("outbox_pending"), (SCHEMA_VERSION, rows_max)):
+            place, delivery = to_pending(columns)
+            found.append((place, delivery))
+            size += len(delivery.payload)
+            if size >= size_bytes_max:
+                break
+        self.preload([delivery.job_id for _, delivery in found])
+        return found
+
+    def settle(self, refusals: Mapping[int, str | None]) -> None:
+        refused = [(refusal, place) for place, refusal in refusals.items() if refusal is not None]
+        struck = [(place,) for place, refusal in refusals.items() if refusal is None]
+        self._connection.executemany(statement("outbox_refuse"), refused)
+        self._connection.executemany(statement("outbox_strike"), struck)
+
+    # The engines
+
     def add_node(self, name: str) -> int:
         [[node]] = self._select("node_insert", name, to_text(self._now))
         return int(node)
@@ -308,12 +337,13 @@ class SqliteUnit:
             found = found or self._select("prior_by_id", command.job_id, signal_id)
         if not found:
             return None
-        [[version, run, channel, first_id, payload_digest, outcome, consumed]] = found
+        [[version, run, channel, first_id, key, payload_digest, outcome, consumed]] = found
         return PriorDelivery(
             version=version,
             run=run,
             channel=channel,
             signal_id=SignalId(first_id),
+            key=key,
             payload_digest=payload_digest,
             outcome=DeliveryOutcome(outcome),
             consumed=bool(consumed),

@@ -17,7 +17,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -335,7 +335,7 @@ class Writer:
                 request.result = request.error = None
                 if isinstance(request.operation, DeliverCall):
                     # A commit that failed may have happened all the same: the ids are not new any more (D6).
-                    request.operation = replace(request.operation, is_first_try=False)
+                    request.operation = request.operation.again()
             self._alone.extend(batch)
         else:
             [request] = batch

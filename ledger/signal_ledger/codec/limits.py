@@ -20,3 +20,16 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def to_limits(value: object) -> Limits:
+    """Check the limits that a caller gives; None stands for the default ones.
+
+    Raises:
+        TypeError: They are neither.
+    """
+    if value is None:
+        return DEFAULT_LIMITS
+    if not isinstance(value, Limits):
+        raise TypeError(f"limits: expected signal_ledger.Limits or None, got {type(value).__name__}")
+    return value

@@ -200,10 +200,10 @@ class JobRow:
 
     def rescued(self, now: datetime) -> "JobRow":
         """The process that executed it is gone (`rescue_jobs.sql`; that a cancel is honoured here is ours)."""
+        if self.is_exhausted:
+            return replace(self, state=JobState.DISCARDED, discarded_at=now, cancel_requested=False)
         if self.cancel_requested:
             return replace(self, state=JobState.CANCELLED, cancelled_at=now, cancel_requested=False)
-        if self.is_exhausted:
-            return replace(self, state=JobState.DISCARDED, discarded_at=now)
         rescues = self.meta.get("rescued", 0)
         count = rescues + 1 if isinstance(rescues, int) else 1
         return replace(self, state=JobState.AVAILABLE, meta={**self.meta, "rescued": count})

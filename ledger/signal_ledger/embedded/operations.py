@@ -6,14 +6,16 @@ from datetime import datetime, timedelta
 from typing import ClassVar, assert_never
 
 from signal_ledger.commands import Snooze
-from signal_ledger.decisions import Asleep, CancelRequested, Runnable, SnoozeRefusal, SnoozeReply, Stale
+from signal_ledger.decisions import Asleep, CancelRequested, Runnable, SnoozeRefusal, SnoozeReply, Stale, Stored
 from signal_ledger.embedded.job_row import Acknowledgement, JobRow, NewJob
 from signal_ledger.embedded.unit import EmbeddedUnit
-from signal_ledger.events import Cause
+from signal_ledger.errors import KeyConflict
+from signal_ledger.events import Cause, DeliveryOutcome
 from signal_ledger.instants import to_text
 from signal_ledger.jobs import CANCELLED_WHILE_WAITING, TERMINAL, JobState
 from signal_ledger.names import JobId
-from signal_ledger.operations import close, snooze
+from signal_ledger.operations import DeliverCall, close, snooze
+from signal_ledger.outbox import refusal_by_conflict, refusal_of
 from signal_ledger.unit import AnyJobs
 from signal_ledger.upcast import NewerEventError
 
@@ -25,6 +27,10 @@ _CAUSES = {
 
 STAGE_MAX = 1000
 """How many due jobs one transaction makes available; the next follows at once."""
+
+RELAY_ROWS_MAX = 100
+RELAY_BYTES_MAX = 4 * 1024 * 1024
+"""How much of the outbox one transaction relays; the next follows at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +290,49 @@ class Repair(AnyJobs):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Relayed:
+    """What `RelayOutbox` did.
+
+    Args:
+        count: How many signals it delivered or refused.
+        told: The jobs that were woken or reached live.
+    """
+
+    count: int
+    told: tuple[JobId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayOutbox(AnyJobs):
+    """Deliver what callers have stored in their own transactions, in the order in which they did (D8).
+
+    A signal is delivered and struck from the outbox in the same transaction, so it is relayed once, however many do.
+    """
+
+    rows_max: int = RELAY_ROWS_MAX
+    size_bytes_max: int = RELAY_BYTES_MAX
+
+    def run(self, unit: EmbeddedUnit) -> Relayed:
+        """Relay."""
+        refusals: dict[int, str | None] = {}
+        told = []
+        for place, delivery in unit.stored(self.rows_max, self.size_bytes_max):
+            try:
+                [reply] = DeliverCall(deliveries=(delivery,)).again().run(unit)
+            except KeyConflict as conflict:
+                refusals[place] = refusal_by_conflict(conflict)
+                continue
+            except NewerEventError:
+                # It stays, for a newer version of this library.
+                continue
+            refusals[place] = refusal_of(reply)
+            if isinstance(reply, Stored) and reply.outcome is not DeliveryOutcome.BUFFERED:
+                told.append(delivery.job_id)
+        unit.settle(refusals)
+        return Relayed(count=len(refusals), told=tuple(told))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What `Look` saw.
 
@@ -294,6 +343,7 @@ class Seen:
         signalled: Jobs in a live window that have a signal.
         nodes: The engines that jobs are said to execute on.
         has_repairs: Whether a stream lacks an event.
+        has_stored: Whether the outbox holds a signal to relay.
     """
 
     has_work: bool
@@ -302,6 +352,7 @@ class Seen:
     signalled: tuple[JobId, ...]
     nodes: frozenset[int]
     has_repairs: bool
+    has_stored: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +380,7 @@ class Look(AnyJobs):
             signalled=tuple(unit.with_pending(self.live)),
             nodes=frozenset(unit.executing_nodes()),
             has_repairs=bool(unit.repairs()),
+            has_stored=unit.has_stored(),
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from signal_ledger.commands import Deliver
 from signal_ledger.embedded.job_row import JobRow, NewJob
 from signal_ledger.names import JobId
 from signal_ledger.unit import LedgerUnit
@@ -66,6 +67,25 @@ class EmbeddedUnit(LedgerUnit, Protocol):
 
     def clear_repair(self, job_id: JobId) -> None:
         """Strike a job off that list."""
+        ...
+
+    def has_stored(self) -> bool:
+        """Say whether the outbox holds a signal to relay."""
+        ...
+
+    def stored(self, rows_max: int, size_bytes_max: int) -> list[tuple[int, Deliver]]:
+        """Return the next signals to relay, in the order in which they were stored, each with its place.
+
+        Those whose streams a newer version of this library has written to are left to that version.
+
+        Args:
+            rows_max: At most so many.
+            size_bytes_max: No more once their payloads have this size together; the first one comes whatever its size.
+        """
+        ...
+
+    def settle(self, refusals: Mapping[int, str | None]) -> None:
+        """Strike signals from the outbox by their places, or note why they were refused."""
         ...
 
     def add_node(self, name: str) -> int:

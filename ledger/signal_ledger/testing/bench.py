@@ -1,12 +1,13 @@
 """The bench that stores are tested on: a store, its clock, and somebody who does to jobs what an engine would do."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
-from signal_ledger.commands import Snooze, Take
+from signal_ledger.commands import Deliver, Snooze, Take
 from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
 from signal_ledger.delivery import Sender
 from signal_ledger.embedded.job_row import WAIT_UNTIL, Acknowledgement, NewJob
@@ -18,6 +19,7 @@ from signal_ledger.embedded.operations import (
     GetJobs,
     InsertJobs,
     PruneJobs,
+    RelayOutbox,
     RescueJobs,
     RetryJobs,
 )
@@ -73,10 +75,42 @@ class Signaller:
         assert isinstance(receipts, list)  # noqa: S101 - several targets, several receipts
         return receipts
 
+    async def store(
+        self,
+        conn: object,
+        job_id: int,
+        payload: object = None,
+        *,
+        channel: str | None = None,
+        key: str | None = None,
+    ) -> Receipt:
+        """Store one signal in a caller's transaction."""
+        receipt = await self._sender.send(
+            job_id, payload, channel=channel, key=key, source="test", conn=conn, timeout=10
+        )
+        assert isinstance(receipt, Receipt)  # noqa: S101 - one target, one receipt
+        return receipt
+
+    async def store_all(
+        self,
+        conn: object,
+        job_ids: Sequence[int],
+        payload: object = None,
+        *,
+        channel: str | None = None,
+        key: str | None = None,
+    ) -> list[Receipt]:
+        """Store one signal for several jobs in a caller's transaction."""
+        receipts = await self._sender.send(
+            job_ids, payload, channel=channel, key=key, source="test", conn=conn, timeout=10
+        )
+        assert isinstance(receipts, list)  # noqa: S101 - several targets, several receipts
+        return receipts
+
     async def repeat_last(self) -> list[Receipt]:
         """Try the last call again, as the library does when its answer was lost."""
         assert self._last is not None  # noqa: S101 - there was one
-        replies = await self._store.deliver(replace(self._last, is_first_try=False), timeout_s=10)
+        replies = await self._store.deliver(self._last.again(), timeout_s=10)
         return [
             to_receipt(delivery.job_id, delivery.signal_id, reply)
             for delivery, reply in zip(self._last.deliveries, replies, strict=True)
@@ -86,6 +120,10 @@ class Signaller:
         """Remember the call and pass it on."""
         self._last = call
         return await self._store.deliver(call, timeout_s=timeout_s)
+
+    async def store_with(self, connection: object, deliveries: Sequence[Deliver]) -> None:
+        """Pass it on."""
+        await self._store.store_with(connection, deliveries)
 
     def _new_id(self) -> SignalId:
         self._calls += 1
@@ -155,6 +193,14 @@ class Bench(Protocol):
         """Look at the job."""
         ...
 
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        """Open a transaction on a connection of a caller's own, for ``conn=``. An exception rolls it back."""
+        ...
+
+    async def relay(self) -> None:
+        """Relay what callers have stored, until nothing is left that can be relayed."""
+        ...
+
 
 async def take(
     bench: Bench,
@@ -187,11 +233,18 @@ class EmbeddedBench:
     Args:
         store: The store under test.
         clock: The clock that it reads.
+        begin: Opens a caller's transaction, for tests of the outbox.
     """
 
-    def __init__(self, store: EmbeddedStore, clock: ManualClock) -> None:
+    def __init__(
+        self,
+        store: EmbeddedStore,
+        clock: ManualClock,
+        begin: Callable[[], AbstractAsyncContextManager[object]] | None = None,
+    ) -> None:
         self.store = store
         self.clock = clock
+        self._begin = begin
         self.signaller = Signaller(store)
         self._inserted = 0
 
@@ -265,3 +318,11 @@ class EmbeddedBench:
             return None
         [row] = rows
         return JobSeen(state=row.state, attempt=row.attempt, wait_until=row.meta.get(WAIT_UNTIL))
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        assert self._begin is not None  # noqa: S101 - whoever tests the outbox has given it
+        return self._begin()
+
+    async def relay(self) -> None:
+        while (await self.store.transact(RelayOutbox())).count:
+            pass

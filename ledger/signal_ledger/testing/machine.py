@@ -1,14 +1,17 @@
 """A state machine that does the same to several stores at once, and demands the same of them.
 
-It plays engines, workers, signallers and operators with a clock of its own: deliveries with keys and lists, takes by
-the newest and by superseded executions, snoozes, failures, cancels, retries, rescues, crashes and rebuilding. After
-each step every store must have given the same answer, and hold the same events and states.
+It plays engines, workers, signallers and operators with a clock of its own: deliveries with keys and lists, in
+transactions of callers, too; takes by the newest and by superseded executions, snoozes, failures, cancels, retries,
+rescues, crashes and rebuilding. After each step every store must have given the same answer, and hold the same events
+and states.
 """
 
 import asyncio
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar
 
 from hypothesis import strategies as st
@@ -29,7 +32,9 @@ from signal_ledger.evolve import fold
 from signal_ledger.jobs import JobState
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import NO_EXECUTION, Execution, JobId
+from signal_ledger.outbox import StoredSignal
 from signal_ledger.receipt import Receipt
+from signal_ledger.recorded import RecordedEvent
 from signal_ledger.stored import to_stored
 from signal_ledger.testing.bench import Bench, take
 
@@ -54,6 +59,10 @@ REACHED = (
     "found a signal when falling asleep",
     "second run",
     "crash",
+    "stored",
+    "rolled back",
+    "relayed",
+    "refused at relay",
 )
 """What a run of the machine must have met to mean anything."""
 
@@ -81,6 +90,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._newest: dict[JobId, Execution] = {}
         self._touched: set[JobId] = set()
         self._inserted = 0
+        self._stored: set[JobId] = set()
 
     @abstractmethod
     async def open_benches(self) -> list[Bench]:
@@ -263,6 +273,52 @@ class LedgerMachine(RuleBasedStateMachine):
         first, [second] = self._same(send_twice)
         assert first == second
 
+    @rule(
+        job_ids=st.lists(jobs, min_size=1, max_size=3),
+        payload=st.integers(0, 1),
+        channel=_CHANNELS,
+        key=_KEYS,
+        commits=st.sampled_from([True, True, True, False]),
+        relays=st.booleans(),
+    )
+    def store(
+        self,
+        job_ids: list[JobId],
+        payload: int,
+        channel: str | None,
+        key: str | None,
+        commits: bool,  # noqa: FBT001 - hypothesis passes it by name
+        relays: bool,  # noqa: FBT001
+    ) -> None:
+        """Signal in a transaction of the caller's own, which commits or does not; relay at once or some time later."""
+
+        async def store(bench: Bench) -> list[Receipt]:
+            receipts: list[Receipt] = []
+            with suppress(_RollBack):
+                async with bench.transaction() as conn:
+                    receipts = await bench.signaller.store_all(conn, job_ids, payload, channel=channel, key=key)
+                    if not commits:
+                        raise _RollBack
+            return receipts
+
+        self._same(store)
+        self._stored.update(job_ids)
+        self.reached["stored" if commits else "rolled back"] += 1
+        if relays:
+            self.relay()
+
+    @precondition(lambda self: self._stored)
+    @rule()
+    def relay(self) -> None:
+        """Deliver what callers have stored."""
+        left = len(self._same(_outbox))
+        self._same(lambda bench: bench.relay())
+        refused = len(self._same(_outbox))
+        self.reached["relayed"] += left - refused
+        self.reached["refused at relay"] += refused
+        self._touched |= self._stored
+        self._stored.clear()
+
     # Time and faults
 
     @rule(seconds=st.sampled_from([0.000001, 1, 5, 60, 61, -30]))
@@ -292,7 +348,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def stores_hold_the_same_events_and_states(self) -> None:
         """The log of every store is that of the reference, and its projection is the fold of it."""
         for job_id in sorted(self._touched):
-            history = self._same(lambda bench, of=job_id: bench.store.history(of))  # type: ignore[misc]
+            history = self._same(lambda bench, of=job_id: _history(bench, of))  # type: ignore[misc]
             state = self._same(lambda bench, of=job_id: bench.store.state(of))  # type: ignore[misc]
             self._same(lambda bench, of=job_id: bench.job(of))  # type: ignore[misc]
             assert state == fold(job_id, history)
@@ -302,6 +358,11 @@ class LedgerMachine(RuleBasedStateMachine):
                 )
                 assert row.checksum == recorded.checksum
         self._touched.clear()
+
+    @invariant()
+    def stores_hold_the_same_outbox(self) -> None:
+        """What is to be relayed, and what was refused, is the same everywhere."""
+        self._same(_outbox)
 
     # Inside
 
@@ -362,9 +423,23 @@ class LedgerMachine(RuleBasedStateMachine):
             self.reached[answer.outcome if isinstance(answer, Receipt) else "conflict"] += 1
 
 
+async def _history(bench: Bench, job_id: JobId) -> list[RecordedEvent]:
+    """A stream without its places in the whole log: each store counts these in its own way."""
+    return [replace(recorded, position=0, cursor="") for recorded in await bench.store.history(job_id)]
+
+
+async def _outbox(bench: Bench) -> list[StoredSignal]:
+    """The outbox without its places, which each store counts in its own way."""
+    return [replace(signal, cursor="") for signal in await bench.store.outbox(limit=1000, after=None)]
+
+
 async def _or_conflict(sending: Awaitable[object]) -> object:
     """A conflict is an answer, too: the same must come from every store."""
     try:
         return await sending
     except KeyConflict as conflict:
         return (conflict.job_id, conflict.key, conflict.signal_id, conflict.difference)
+
+
+class _RollBack(Exception):  # noqa: N818 - no error: it ends a transaction
+    pass

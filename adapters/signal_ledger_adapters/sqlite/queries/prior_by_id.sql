@@ -1,9 +1,9 @@
 -- Find the delivery that has an id.
 --
 -- Parameters: job_id INTEGER, signal_id TEXT.
--- Rows: at most one: version, run, channel, signal_id, payload_digest, outcome, whether it is consumed.
+-- Rows: at most one: version, run, channel, signal_id, key, payload_digest, outcome, whether it is consumed.
 
-SELECT version, run, channel, signal_id, payload_digest, outcome,
+SELECT version, run, channel, signal_id, key, payload_digest, outcome,
        EXISTS (SELECT 1 FROM signal_ledger_events AS consumed
                WHERE consumed.job_id = delivered.job_id
                  AND consumed.signal_id = delivered.signal_id

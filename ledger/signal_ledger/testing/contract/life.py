@@ -102,6 +102,18 @@ class LifeContract:
         assert seen is not None
         assert seen.state is JobState.CANCELLED
 
+    async def test_w12_a_retry_by_hand_withdraws_a_cancel_and_a_retry_by_backoff_does_not(self, bench: Bench) -> None:
+        for by_hand, expected in ((True, Waiting), (False, CancelRequested)):
+            job_id = await bench.insert()
+            execution = await executing(bench, job_id)
+            await take(bench, job_id, execution)
+            await bench.cancel(job_id)
+            await bench.finish(job_id, execution, JobState.RETRYABLE)
+            if by_hand:
+                await bench.retry(job_id)
+            bench.clock.advance(1)
+            assert isinstance(await take(bench, job_id, await executing(bench, job_id)), expected)
+
     async def test_w13_an_older_execution_may_neither_take_nor_end_the_job(self, bench: Bench) -> None:
         job_id = await bench.insert()
         old = await executing(bench, job_id)

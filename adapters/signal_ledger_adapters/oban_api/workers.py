@@ -1,7 +1,4 @@
-"""Everything of Oban that this library touches beyond its public names, in one place (oban 0.7.0).
-
-`tests/test_oban_api.py` fails, and names what moved, when a new Oban breaks one of the assumptions made here.
-"""
+"""Workers: what lets their `process` wait, and turns its ending into a result that Oban understands."""
 
 import asyncio
 import functools
@@ -11,46 +8,34 @@ import math
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from oban import Cancel, Job, Snooze
+from oban import Cancel, Job, Snooze, current_job
 from oban._backoff import jittery_clamped
 from oban._executor import AckAction, Executor
-from oban._extensions import get_ext, put_ext
-from oban._scheduler import scheduled_entries
-from oban.oban import _instances
 from oban.worker import _registry, resolve_worker
 
 from signal_ledger.embedded.job_row import INDEFINITELY
-from signal_ledger.execution import Cancelled, Execution, Sleep, Superseded, TryLater
+from signal_ledger.execution import Cancelled, Execution, Sleep, Superseded, TryLater, no_execution
 from signal_ledger.jobs import CANCELLED_WHILE_WAITING
-
-__all__ = [
-    "AckAction",
-    "Executor",
-    "acknowledgement_of",
-    "attach_execution",
-    "cron_workers",
-    "execution_of",
-    "failure_of",
-    "install",
-    "instances",
-    "make_cancellable",
-    "request_cancel",
-]
+from signal_ledger.names import Execution as Token
+from signal_ledger_adapters.oban_api.chain import chain
+from signal_ledger_adapters.oban_api.producers import is_fetched
 
 logger = logging.getLogger(__name__)
 
-instances: dict[str, Any] = _instances
-"""Where ``Worker.enqueue()`` looks for its engine, by name."""
-
 _EXTRA = "signal_ledger"
+_TOO_EARLY = "signal_ledger_too_early"
+_TOO_EARLY_S = 1
 _WRAPPED = "_signal_ledger_wrapped"
 
 # A worker's own timeout would fail the job; it is snoozed this much earlier, so that the snooze has time to happen.
 _MARGIN_SHARE = 0.1
 _MARGIN_MAX_S = 1.0
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(slots=True)
@@ -66,14 +51,12 @@ class _Binding:
     execution: Execution | None = None
 
 
-def install() -> None:
-    """Hook into Oban, once for the process: every worker's `process` can wait from now on."""
-    if getattr(get_ext("worker.after_register", _no_register), _WRAPPED, False):
-        return
-    put_ext("worker.after_register", _chain_register(get_ext("worker.after_register", _no_register)))
-    put_ext("executor.wrap_result", _chain_result(get_ext("executor.wrap_result", _same_result)))
-    for worker_class in list(_registry.values()):
-        _wrap(worker_class)
+def hook_workers() -> None:
+    """Hook into Oban's workers, once for the process: every worker's `process` can wait from now on."""
+    if chain("worker.after_register", _no_register, _chain_register):
+        for worker_class in list(_registry.values()):
+            _wrap(worker_class)
+    chain("executor.wrap_result", _same_result, _chain_result)
 
 
 def attach_execution(job: Job, begin: Callable[[float | None], Execution]) -> None:
@@ -84,6 +67,13 @@ def attach_execution(job: Job, begin: Callable[[float | None], Execution]) -> No
         _wrap(resolve_worker(job.worker))
     except Exception:  # noqa: BLE001 - the executor meets it again, and makes it the job's error
         logger.debug("job %s: its worker cannot be resolved", job.id)
+
+
+def put_off_early_job() -> None:
+    """Let the job that runs here end in a snooze, if it was fetched before there were hooks: it cannot wait yet."""
+    job = current_job()
+    if job is not None and _EXTRA not in job.extra and is_fetched(job):
+        job.extra[_TOO_EARLY] = True
 
 
 def execution_of(job: Job) -> Execution | None:
@@ -123,9 +113,16 @@ def request_cancel(job: Job) -> None:
         job._cancellation.set()
 
 
-def cron_workers() -> list[str]:
-    """Return the names of the workers that are registered with a cron expression."""
-    return sorted({entry.worker_cls.__qualname__ for entry in scheduled_entries()})
+def cancellation_of(job: Job) -> asyncio.Event | None:
+    """Return what is set when the job is cancelled while it executes."""
+    return job._cancellation
+
+
+def token_of(job: Job) -> Token:
+    """Return the token of a job's execution on Oban: its attempted_at in microseconds since the epoch."""
+    if job.attempted_at is None:
+        raise ValueError(f"job {job.id}: expected a job that executes, it was never attempted")
+    return Token((job.attempted_at - _EPOCH) // _MICROSECOND)
 
 
 def _no_register(_worker_class: type) -> None:
@@ -142,15 +139,14 @@ def _chain_register(previous: Callable[[type], object]) -> Callable[[type], None
         previous(worker_class)
         _wrap(worker_class)
 
-    setattr(after_register, _WRAPPED, True)
     return after_register
 
 
 def _chain_result(previous: Callable[[Job, object], object]) -> Callable[[Job, object], object]:
     def wrap_result(job: Job, result: object) -> object:
         """The ending stands, whatever became of it on its way out of `process` (promise W11)."""
-        execution = execution_of(job)
-        return _conclude(execution, previous(job, result))
+        result = previous(job, result)
+        return Snooze(_TOO_EARLY_S) if _TOO_EARLY in job.extra else _conclude(job, execution_of(job), result)
 
     return wrap_result
 
@@ -169,15 +165,22 @@ def _wrap(worker_class: type) -> None:
     @functools.wraps(process)
     async def wrapped(self: Any, job: Job) -> object:  # noqa: ANN401 - any worker
         binding = job.extra.get(_EXTRA)
-        if not isinstance(binding, _Binding) or binding.execution is not None:
-            # Not ours, or a call of a parent's wrapped process from within.
+        if not isinstance(binding, _Binding):
+            if current_job() is not job:
+                # One worker calls another's process: the awaits are its own.
+                return await bind(self)(job)
+            # Not ours, though it may be executed inside of another job, in Oban's mode for tests.
+            with no_execution():
+                return await bind(self)(job)
+        if binding.execution is not None:
+            # A call of a parent's wrapped process from within.
             return await bind(self)(job)
         binding.execution = execution = binding.begin(_ends_by(self, job))
         result = await execution.run(lambda: bind(self)(job))
         if isinstance(execution.ending, Superseded):
             # What `Executor` does not catch leaves no acknowledgement and no trace: the newer execution owns the job.
             raise asyncio.CancelledError
-        return _conclude(execution, result)
+        return _conclude(job, execution, result)
 
     setattr(wrapped, _WRAPPED, True)
     setattr(worker_class, "process", wrapped)  # noqa: B010 - a class that checkers know nothing of
@@ -192,15 +195,15 @@ def _ends_by(instance: object, job: Job) -> float | None:
     return asyncio.get_running_loop().time() + seconds - min(_MARGIN_MAX_S, _MARGIN_SHARE * seconds)
 
 
-def _conclude(execution: Execution | None, result: object) -> object:
+def _conclude(job: Job, execution: Execution | None, result: object) -> object:
     """Turn an execution's ending into what Oban's executor understands."""
     match execution and execution.ending:
         case Sleep(wait=wait):
             # Oban counts in whole seconds; the ledger schedules the job to its exact deadline.
             return Snooze(math.ceil((INDEFINITELY if wait.wait_for is None else wait.wait_for).total_seconds()))
-        case TryLater(seconds=seconds):
+        case TryLater(seconds=seconds) if not job.cancelled():
             return Snooze(seconds)
-        case Cancelled():
+        case Cancelled() | TryLater():
             return Cancel(CANCELLED_WHILE_WAITING)
         case _:
             return result

@@ -1,0 +1,1 @@
+"""The ledger in PostgreSQL, and clusters of one's own to try it on."""

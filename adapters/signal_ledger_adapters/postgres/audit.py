@@ -1,0 +1,150 @@
+"""Audit queries on PostgreSQL, with SQLAlchemy: each reads through an index and returns the core's values."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, literal_column, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from signal_ledger.cursors import cursor_place, cursor_wait
+from signal_ledger.evolve import fold
+from signal_ledger.names import JobId
+from signal_ledger.outbox import StoredSignal
+from signal_ledger.ports import EventFilter, WaitingJob
+from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.stored import StoredEvent
+from signal_ledger.wait_state import WaitState
+from signal_ledger_adapters.postgres.cursors import from_cursor, to_cursor
+from signal_ledger_adapters.postgres.rows import to_state
+from signal_ledger_adapters.postgres.schema import quote
+from signal_ledger_adapters.postgres.tables import event_columns, events, outbox, repairs, waits
+from signal_ledger_adapters.queries import filtered, to_stored_signal, to_waiting_job
+
+_ROWS_AT_ONCE = 500
+
+
+class Audit:
+    """The questions of `signal_ledger.ports.LedgerStore` that only read.
+
+    Args:
+        engine: Translates the schema of the tables to the real one.
+        schema: The real one.
+    """
+
+    def __init__(self, engine: AsyncEngine, schema: str) -> None:
+        self._engine = engine
+        # A subquery, so that it is asked once and the index is used.
+        self._horizon = select(literal_column(f"{quote(schema)}.horizon()")).scalar_subquery()
+
+    async def state(self, job_id: JobId) -> WaitState:
+        """Return the stored projection of a job; folded from the log if it is missing."""
+        query = select(waits).where(waits.c.job_id == job_id)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return fold(job_id, await self.history(job_id)) if row is None else to_state(row)
+
+    async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
+        """Return a stream in the order of its versions, up to and including ``cursor``."""
+        query = select(*event_columns).where(events.c.job_id == job_id).order_by(events.c.version)
+        if cursor is not None:
+            query = query.where(tuple_(events.c.turn, events.c.position) <= tuple_(*from_cursor(cursor)))
+        return await self._recorded(query)
+
+    async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
+        """Return the first events that match, in the order of the log, as far as it is settled."""
+        query = (
+            select(*event_columns)
+            .where(events.c.turn < self._horizon)
+            .order_by(events.c.turn, events.c.position)
+            .limit(limit)
+        )
+        if wanted.after is not None:
+            query = query.where(tuple_(events.c.turn, events.c.position) > tuple_(*from_cursor(wanted.after)))
+        return await self._recorded(filtered(query, events, wanted))
+
+    async def end(self) -> str | None:
+        """Return the cursor of the newest settled event; None for an empty log."""
+        query = (
+            select(events.c.turn, events.c.position)
+            .where(events.c.turn < self._horizon)
+            .order_by(events.c.turn.desc(), events.c.position.desc())
+            .limit(1)
+        )
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else to_cursor(*row)
+
+    async def waiting(
+        self, *, channel: str | None, deadline_before: datetime | None, limit: int, after: str | None
+    ) -> list[WaitingJob]:
+        """Return a page of the jobs that wait, the longest-waiting first."""
+        query = (
+            select(waits)
+            .where(waits.c.status.in_(["live", "snoozed"]))
+            .order_by(waits.c.since, waits.c.job_id)
+            .limit(limit)
+        )
+        if channel is not None:
+            query = query.where(waits.c.current == channel)
+        if deadline_before is not None:
+            query = query.where(waits.c.deadline_at < deadline_before)
+        if after is not None:
+            query = query.where(tuple_(waits.c.since, waits.c.job_id) > tuple_(*cursor_wait(after)))
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [to_waiting_job(row) for row in rows]
+
+    async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
+        """Return a page of the signals that are not relayed, or were refused."""
+        query = select(outbox).order_by(outbox.c.place).limit(limit)
+        if after is not None:
+            query = query.where(outbox.c.place > cursor_place(after))
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [to_stored_signal(row) for row in rows]
+
+    async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            from_stored(StoredEvent._make(columns), position=position, cursor=to_cursor(turn, position))
+            for turn, position, *columns in rows
+        ]
+
+
+class PostgresSnapshot:
+    """Everything at one moment; see `signal_ledger.ports.Snapshot`.
+
+    Args:
+        connection: Inside of a transaction that sees one snapshot.
+    """
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def rows(self) -> AsyncIterator[tuple[int, StoredEvent]]:
+        """Yield position and row of every event, ordered by job and version."""
+        query = select(*event_columns).order_by(events.c.job_id, events.c.version)
+        async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
+            async for _turn, position, *columns in rows:
+                yield position, StoredEvent._make(columns)
+
+    async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
+        """Yield the stored projections, ordered by job; None for one that cannot be read."""
+        query = select(waits).order_by(waits.c.job_id)
+        async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
+            async for row in rows.mappings():
+                yield JobId(row["job_id"]), _state_or_none(row)
+
+    async def repairs(self) -> list[JobId]:
+        """Return the jobs whose streams are known to lack an event."""
+        rows = await self._connection.execute(select(repairs.c.job_id).order_by(repairs.c.job_id))
+        return [JobId(job_id) for [job_id] in rows]
+
+
+def _state_or_none(row: Any) -> WaitState | None:  # noqa: ANN401 - a row as SQLAlchemy maps it
+    try:
+        return to_state(row)
+    except (ValueError, TypeError, KeyError, RuntimeError):
+        return None

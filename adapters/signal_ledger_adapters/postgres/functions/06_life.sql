@@ -1,0 +1,302 @@
+-- What the jobs' own life means for the log: ends, cancels, repairs.
+--
+-- The triggers run with the rights of the schema's owner: whoever may change a job, the log hears of it. Nobody else may
+-- make a trigger of these functions, which would record the end of jobs that go on.
+
+-- Append the end of a job's run, if the run left events.
+CREATE OR REPLACE FUNCTION ledger.close(job_id bigint, cause text, execution bigint, attempt integer) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    state ledger.waits := ledger.state_of(close.job_id);
+    event ledger.events;
+BEGIN
+    IF state.version = 0 OR state.status = 'closed' THEN
+        RETURN;
+    END IF;
+    IF state.schema_version > 1 THEN
+        RAISE EXCEPTION 'signal_ledger L8: a newer version of the library has written to the stream of job %', close.job_id;
+    END IF;
+    event.recorded_at := greatest(ledger.clock(), state.recorded_at);
+    event.run := state.run;
+    event.kind := 'closed';
+    event.execution := execution;
+    event.attempt := attempt;
+    event.cause := cause;
+    PERFORM ledger.save(ledger.append(state, event));
+END;
+$$;
+
+-- Trigger: a job ended, or was deleted while alive (promise W10). A fault here must never stop Oban's own statement
+-- (promise L3): the job is noted for repair, and at the worst a warning is all that is left of it.
+CREATE OR REPLACE FUNCTION ledger.job_ended() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ended_as text := CASE WHEN TG_OP = 'DELETE' THEN 'deleted' ELSE NEW.state::text END;
+BEGIN
+    BEGIN
+        DELETE FROM ledger.cancels AS c WHERE c.job_id = OLD.id;
+        -- A transaction that may not see the newest event notes the job, too.
+        PERFORM ledger.require_read_committed();
+        IF TG_OP = 'DELETE' THEN
+            PERFORM ledger.close(OLD.id, ended_as, ledger.to_execution(OLD.attempted_at), OLD.attempt);
+        ELSE
+            PERFORM ledger.close(OLD.id, ended_as, ledger.to_execution(NEW.attempted_at), NEW.attempt);
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        BEGIN
+            DELETE FROM ledger.cancels AS c WHERE c.job_id = OLD.id;
+            INSERT INTO ledger.repairs (job_id, cause, noted_at) VALUES (OLD.id, ended_as, clock_timestamp())
+            ON CONFLICT (job_id) DO NOTHING;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'signal_ledger: the end of job % could not be noted: %', OLD.id, SQLERRM;
+        END;
+    END;
+    RETURN NULL;
+END;
+$$;
+
+-- Trigger: a job that had ended is retried. If its end is not in the log, it is appended now, or the new run's events
+-- would belong to the old one (promise W10).
+CREATE OR REPLACE FUNCTION ledger.job_revived() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    BEGIN
+        PERFORM ledger.close(
+            OLD.id, coalesce((SELECT r.cause FROM ledger.repairs AS r WHERE r.job_id = OLD.id), OLD.state::text),
+            ledger.to_execution(OLD.attempted_at), OLD.attempt);
+        DELETE FROM ledger.repairs AS r WHERE r.job_id = OLD.id;
+    EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'signal_ledger: the old run of job % could not be closed: %', OLD.id, SQLERRM;
+    END;
+    RETURN NULL;
+END;
+$$;
+
+-- Trigger: an executing job was cancelled. Oban's statement changes nothing but names cancelled_at (promise W12).
+CREATE OR REPLACE FUNCTION ledger.cancel_requested() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    BEGIN
+        INSERT INTO ledger.cancels (job_id, requested_at) VALUES (NEW.id, clock_timestamp())
+        ON CONFLICT (job_id) DO NOTHING;
+    EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'signal_ledger: the cancel of job % could not be noted: %', NEW.id, SQLERRM;
+    END;
+    RETURN NULL;
+END;
+$$;
+
+-- Trigger: a waiting job leaves its sleep, by whatever path (promise W14); and a job that was cancelled while it
+-- executed is rescued, which honours the cancel (promise W12).
+CREATE OR REPLACE FUNCTION ledger.job_changes() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF jsonb_typeof(NEW.meta) = 'object' THEN
+        NEW.meta := NEW.meta - 'wait_until';
+    END IF;
+    IF OLD.state = 'executing' AND NEW.state = 'available' THEN
+        BEGIN
+            IF EXISTS (SELECT FROM ledger.cancels AS c WHERE c.job_id = NEW.id) THEN
+                NEW.state := 'cancelled';
+                NEW.cancelled_at := timezone('UTC', ledger.clock());
+                -- Without what the rescue notes in it, that there was one.
+                NEW.meta := CASE jsonb_typeof(OLD.meta) WHEN 'object' THEN OLD.meta - 'wait_until' ELSE OLD.meta END;
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'signal_ledger: whether job % was cancelled could not be seen: %', NEW.id, SQLERRM;
+        END;
+    END IF;
+    RETURN NEW;
+END;
+$$;
+
+CREATE OR REPLACE TRIGGER signal_ledger_changes
+    BEFORE UPDATE OF state ON oban.oban_jobs FOR EACH ROW
+    WHEN ((OLD.state = 'scheduled' AND NEW.state <> 'scheduled' AND OLD.meta ? 'wait_until')
+          OR (OLD.state = 'executing' AND NEW.state = 'available'))
+    EXECUTE FUNCTION ledger.job_changes();
+
+CREATE OR REPLACE TRIGGER signal_ledger_ended
+    AFTER UPDATE OF state ON oban.oban_jobs FOR EACH ROW
+    WHEN (OLD.state IS DISTINCT FROM NEW.state AND NEW.state IN ('completed', 'cancelled', 'discarded'))
+    EXECUTE FUNCTION ledger.job_ended();
+
+CREATE OR REPLACE TRIGGER signal_ledger_revived
+    AFTER UPDATE OF state ON oban.oban_jobs FOR EACH ROW
+    WHEN (OLD.state IN ('completed', 'cancelled', 'discarded')
+          AND NEW.state NOT IN ('completed', 'cancelled', 'discarded'))
+    EXECUTE FUNCTION ledger.job_revived();
+
+CREATE OR REPLACE TRIGGER signal_ledger_deleted
+    AFTER DELETE ON oban.oban_jobs FOR EACH ROW
+    WHEN (OLD.state NOT IN ('completed', 'cancelled', 'discarded'))
+    EXECUTE FUNCTION ledger.job_ended();
+
+CREATE OR REPLACE TRIGGER signal_ledger_cancel_requested
+    AFTER UPDATE OF cancelled_at ON oban.oban_jobs FOR EACH ROW
+    WHEN (OLD.state = 'executing' AND NEW.state = 'executing')
+    EXECUTE FUNCTION ledger.cancel_requested();
+
+-- Trigger: a job that does not execute is retried by hand, which withdraws a cancel that was asked of an earlier
+-- execution. Of Oban's statements only that one names max_attempts and makes a job available.
+CREATE OR REPLACE FUNCTION ledger.job_retried() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    BEGIN
+        DELETE FROM ledger.cancels AS c WHERE c.job_id = NEW.id;
+    EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'signal_ledger: the cancel of job % could not be withdrawn: %', NEW.id, SQLERRM;
+    END;
+    RETURN NULL;
+END;
+$$;
+
+CREATE OR REPLACE TRIGGER signal_ledger_retried
+    AFTER UPDATE OF max_attempts ON oban.oban_jobs FOR EACH ROW
+    WHEN (OLD.state NOT IN ('available', 'executing') AND NEW.state = 'available')
+    EXECUTE FUNCTION ledger.job_retried();
+
+REVOKE EXECUTE ON FUNCTION
+    ledger.job_ended(), ledger.job_revived(), ledger.job_changes(), ledger.cancel_requested(), ledger.job_retried()
+FROM PUBLIC;
+
+-- Append the closed events that could not be appended when their jobs ended. Returns how many were appended.
+--
+-- One that fails again waits for a minute. Streams that only a newer version of the library can read stay on the list,
+-- and nothing is written for them.
+CREATE OR REPLACE FUNCTION ledger.repair(most integer) RETURNS integer
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    noted record;
+    job   record;
+    count integer := 0;
+BEGIN
+    FOR noted IN
+        SELECT r.job_id, r.cause FROM ledger.repairs AS r LEFT JOIN ledger.waits AS w ON w.job_id = r.job_id
+        WHERE r.noted_at <= clock_timestamp() AND coalesce(w.schema_version, 1) <= 1
+        ORDER BY r.noted_at, r.job_id LIMIT most
+    LOOP
+        BEGIN
+            CONTINUE WHEN (ledger.state_of(noted.job_id)).schema_version > 1;
+            -- Never waits for a lock: the stager's tick does not begin before this is done.
+            SELECT j.attempted_at, j.attempt INTO job FROM oban.oban_jobs AS j
+            WHERE j.id = noted.job_id FOR NO KEY UPDATE SKIP LOCKED;
+            CONTINUE WHEN NOT FOUND AND EXISTS (SELECT FROM oban.oban_jobs AS j WHERE j.id = noted.job_id);
+            PERFORM FROM ledger.repairs AS r WHERE r.job_id = noted.job_id FOR UPDATE SKIP LOCKED;
+            CONTINUE WHEN NOT FOUND;
+            PERFORM ledger.close(
+                noted.job_id, noted.cause, ledger.to_execution(job.attempted_at), coalesce(job.attempt, 0));
+            DELETE FROM ledger.repairs AS r WHERE r.job_id = noted.job_id;
+            count := count + 1;
+        EXCEPTION WHEN OTHERS THEN
+            UPDATE ledger.repairs AS r SET noted_at = clock_timestamp() + interval '1 minute'
+            WHERE r.job_id = noted.job_id;
+            RAISE WARNING 'signal_ledger: the end of job % cannot be appended: %', noted.job_id, SQLERRM;
+        END;
+    END LOOP;
+    RETURN count;
+END;
+$$;
+
+-- Release the waits whose deadline has passed, in this tick of the stager and not in the next.
+CREATE OR REPLACE FUNCTION ledger.release_due(most integer) RETURNS integer
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    due bigint[];
+BEGIN
+    SELECT array_agg(found.id) INTO due FROM (
+        SELECT j.id FROM oban.oban_jobs AS j
+        WHERE j.state = 'scheduled' AND j.scheduled_at <= timezone('UTC', now()) AND j.meta ? 'wait_until'
+        ORDER BY j.id LIMIT most FOR NO KEY UPDATE SKIP LOCKED
+    ) AS found;
+    IF due IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM ledger.wake(due, now());
+    RETURN cardinality(due);
+END;
+$$;
+
+-- What is done every second, before the stager's tick. Writes nothing when nothing is due.
+CREATE OR REPLACE FUNCTION ledger.tick(most integer) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM ledger.release_due(most);
+    PERFORM ledger.repair(most);
+END;
+$$;
+
+-- What live waits should know: those that have a signal on the awaited channel, a cancel, or a newer execution.
+CREATE OR REPLACE FUNCTION ledger.look(job_ids bigint[], executions bigint[]) RETURNS TABLE (job_id bigint)
+LANGUAGE sql STABLE
+AS $$
+    SELECT asked.job_id
+    FROM unnest(job_ids, executions) AS asked (job_id, execution)
+    LEFT JOIN oban.oban_jobs AS j ON j.id = asked.job_id
+    LEFT JOIN ledger.waits AS w ON w.job_id = asked.job_id
+    LEFT JOIN ledger.cancels AS c ON c.job_id = asked.job_id
+    WHERE c.job_id IS NOT NULL
+       OR (w.inboxes <> '{}' AND (ledger.inbox_of(w.inboxes, w.current)).channel IS NOT NULL)
+       OR j.state IS DISTINCT FROM 'executing'
+       OR ledger.to_execution(j.attempted_at) <> asked.execution
+$$;
+
+-- Fold the next streams anew and store their states. Returns the jobs; NULL when there are none behind `after`.
+CREATE OR REPLACE FUNCTION ledger.rebuild(after bigint, most integer) RETURNS bigint[]
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    found bigint[];
+    here  bigint;
+BEGIN
+    PERFORM ledger.begin_writing();
+    WITH RECURSIVE streams AS (
+        (SELECT e.job_id, 1 AS place FROM ledger.events AS e WHERE e.job_id > after ORDER BY e.job_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT e.job_id FROM ledger.events AS e WHERE e.job_id > s.job_id ORDER BY e.job_id LIMIT 1), s.place + 1
+        FROM streams AS s WHERE s.job_id IS NOT NULL AND s.place < most
+    )
+    SELECT array_agg(s.job_id ORDER BY s.job_id) INTO found FROM streams AS s WHERE s.job_id IS NOT NULL;
+    IF found IS NULL THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM oban.oban_jobs AS j WHERE j.id = ANY (found) ORDER BY j.id FOR NO KEY UPDATE;
+    -- Jobs that are gone cannot be locked, and the end of their run may be appended just now: their states are locked.
+    INSERT INTO ledger.waits
+    SELECT s.* FROM unnest(found) AS missing (id), ledger.new_state(missing.id, 1) AS s ORDER BY missing.id
+    ON CONFLICT (job_id) DO NOTHING;
+    PERFORM FROM ledger.waits AS w WHERE w.job_id = ANY (found) ORDER BY w.job_id FOR UPDATE;
+    FOREACH here IN ARRAY found LOOP
+        PERFORM ledger.save(ledger.fold(here));
+    END LOOP;
+    RETURN found;
+END;
+$$;
+
+-- Delete the stored states that have no stream.
+CREATE OR REPLACE FUNCTION ledger.drop_orphans() RETURNS void
+LANGUAGE sql
+AS $$
+    DELETE FROM ledger.waits AS w WHERE NOT EXISTS (SELECT FROM ledger.events AS e WHERE e.job_id = w.job_id)
+$$;
+
+-- Empty the ledger, as Oban's own reset empties its tables and lets ids begin anew. For tests (promise L1).
+CREATE OR REPLACE FUNCTION ledger.reset() RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF NOT (SELECT s.testing FROM ledger.settings AS s) THEN
+        RAISE EXCEPTION 'signal_ledger L1: reset is refused, the ledger''s schema was not made with testing=True';
+    END IF;
+    TRUNCATE ledger.events, ledger.waits, ledger.cancels, ledger.repairs, ledger.outbox;
+END;
+$$;

@@ -1,0 +1,103 @@
+"""Between the core's values and what PostgreSQL's driver returns."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Protocol
+
+from signal_ledger.decisions import (
+    CancelRequested,
+    Conflict,
+    DeliverReply,
+    Duplicate,
+    Fate,
+    GotSignal,
+    GotTimeout,
+    Ignored,
+    MustSnooze,
+    OutOfOrder,
+    Stale,
+    Stored,
+    TakeRefusal,
+    TakeReply,
+    Waiting,
+)
+from signal_ledger.events import DeliveryOutcome
+from signal_ledger.names import Execution, JobId, SignalId
+from signal_ledger.stored import SCHEMA_VERSION
+from signal_ledger.upcast import NewerEventError
+from signal_ledger.wait_state import Inbox, OpenWait, Status, WaitState
+
+
+class Row(Protocol):
+    """A row as the driver, or SQLAlchemy, returns it."""
+
+    def __getitem__(self, column: str, /) -> Any:  # noqa: ANN401 - what the columns hold is guaranteed by the tables
+        """Return a column."""
+        ...
+
+
+def to_state(row: Row) -> WaitState:
+    """Read a projection.
+
+    Raises:
+        NewerEventError: The stream holds an event of a newer schema version.
+    """
+    job_id = JobId(row["job_id"])
+    if row["schema_version"] > SCHEMA_VERSION:
+        raise newer(job_id, row["version"], row["schema_version"])
+    return WaitState(
+        job_id=job_id,
+        run=row["run"],
+        version=row["version"],
+        recorded_at=row["recorded_at"],
+        status=Status(row["status"]),
+        current=row["current"],
+        execution=Execution(row["execution"]),
+        waits=tuple(OpenWait(**dict(wait)) for wait in row["waits"]),
+        inboxes=tuple(Inbox(**dict(inbox)) for inbox in row["inboxes"]),
+    )
+
+
+def newer(job_id: JobId, version: int, schema_version: int) -> NewerEventError:
+    """Say that a newer version of the library has written to a stream."""
+    return NewerEventError(job_id=job_id, version=version, kind="or an earlier one", schema_version=schema_version)
+
+
+def to_deliver_reply(row: Row) -> DeliverReply | Conflict:
+    """Read a row of ``deliver``."""
+    match row["outcome"]:
+        case "conflict":
+            return Conflict(key="", signal_id=SignalId(row["signal_id"]), difference=row["reason"])
+        case "ignored":
+            return Ignored(reason=row["reason"])
+        case "duplicate":
+            return Duplicate(signal_id=SignalId(row["signal_id"]), version=row["version"], fate=Fate(row["reason"]))
+        case outcome:
+            return Stored(outcome=DeliveryOutcome(outcome), version=row["version"])
+
+
+def to_take_reply(row: Row) -> TakeReply | TakeRefusal:
+    """Read a row of ``take``."""
+    match row["reply"]:
+        case "signal":
+            return GotSignal(signal_id=SignalId(row["signal_id"]), payload=row["payload"])
+        case "timeout":
+            return GotTimeout(deadline_at=row["deadline_at"])
+        case "waiting":
+            left: timedelta | None = row["remaining"]
+            return Waiting(left=left)
+        case "snooze":
+            return MustSnooze()
+        case "stale":
+            return Stale()
+        case "cancel":
+            return CancelRequested()
+        case "order":
+            return OutOfOrder(expected=row["expected"])
+        case other:
+            raise AssertionError(other)
+
+
+def columns_of[T](values: Sequence[T], *names: str) -> list[list[Any]]:
+    """Turn values into arrays, one for each of their attributes."""
+    return [[getattr(value, name) for value in values] for name in names]

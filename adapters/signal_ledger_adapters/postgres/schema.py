@@ -1,0 +1,119 @@
+"""The ledger's schema on PostgreSQL: its files, with the names of the two schemas put in."""
+
+import hashlib
+import itertools
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+# The schemas' names: before a thing's name, on their own, as texts; and what begins and ends a function's body.
+_PLACEHOLDER = re.compile(r"\b(?:ledger|oban)\.(?=[a-z])|<'?(?:ledger|oban)'?>|\$\$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Where things are.
+
+    Args:
+        schema: The ledger's own schema.
+        oban_prefix: The schema of Oban's tables.
+    """
+
+    schema: str = "signal_ledger"
+    oban_prefix: str = "public"
+
+    def __post_init__(self) -> None:
+        """Check them: schemas' names are at most 63 bytes."""
+        for field in ("schema", "oban_prefix"):
+            name = getattr(self, field)
+            if not isinstance(name, str):
+                raise TypeError(f"{field}: expected a str, got {type(name).__name__}")
+            if not 1 <= len(name.encode()) <= 63 or "\0" in name:
+                raise ValueError(f"{field}: expected the name of a schema, 1 to 63 bytes, got {name!r}")
+
+    def put_into(self, sql: str) -> str:
+        """Replace the placeholders: ``ledger.`` and ``oban.``, ``<ledger>`` and, for a text, ``<'ledger'>``."""
+        filled = {"$$": _dollars(self.schema + self.oban_prefix)}
+        for placeholder, name in (("ledger", self.schema), ("oban", self.oban_prefix)):
+            filled |= {
+                f"{placeholder}.": f"{quote(name)}.",
+                f"<{placeholder}>": quote(name),
+                f"<'{placeholder}'>": literal(name),
+            }
+        # In one go: what is put in may look like a placeholder.
+        return _PLACEHOLDER.sub(lambda found: filled[found[0]], sql)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """A step from one version of the tables to the next.
+
+    Args:
+        version: The version that it leads to.
+        name: What it does.
+        sql: With placeholders for the schemas' names.
+    """
+
+    version: int
+    name: str
+    sql: str
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """Return the steps, in their order. They never change once released."""
+    steps = []
+    for path in sorted(_package("migrations").iterdir(), key=lambda path: path.name):
+        if path.name.endswith(".sql"):
+            number, name = path.name.removesuffix(".sql").split("_", 1)
+            steps.append(Migration(version=int(number), name=name, sql=path.read_text(encoding="utf-8")))
+    return tuple(steps)
+
+
+@cache
+def functions_sql() -> str:
+    """Return the functions and triggers, which are put in place anew with every migration."""
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in sorted(_package("functions").iterdir(), key=lambda path: path.name)
+        if path.name.endswith(".sql")
+    ]
+    return "\n".join(texts)
+
+
+def functions_digest(names: Names) -> str:
+    """Return what tells the functions of one release, and of one place, from those of another."""
+    return hashlib.sha256(names.put_into(functions_sql()).encode()).hexdigest()
+
+
+@cache
+def triggers() -> frozenset[str]:
+    """Return the names of the triggers on Oban's table."""
+    return frozenset(
+        re.findall(r"^CREATE OR REPLACE TRIGGER (\w+)\s[^;]* ON oban\.oban_jobs ", functions_sql(), re.MULTILINE)
+    )
+
+
+def quote(identifier: str) -> str:
+    """Quote an identifier."""
+    doubled = identifier.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def literal(text: str) -> str:
+    """Quote a text."""
+    doubled = text.replace("'", "''")
+    # Says what a backslash means, which a setting decides otherwise.
+    return " E'{}'".format(doubled.replace("\\", "\\\\")) if "\\" in text else f"'{doubled}'"
+
+
+def _dollars(text: str) -> str:
+    """Return dollar quotes that do not occur in a text."""
+    tags = (f"$ledger{number or ''}$" for number in itertools.count())
+    return "$$" if "$$" not in text else next(tag for tag in tags if tag not in text)
+
+
+def _package(name: str) -> Traversable:
+    return files("signal_ledger_adapters.postgres").joinpath(name)

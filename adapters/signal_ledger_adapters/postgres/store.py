@@ -1,0 +1,368 @@
+"""The PostgreSQL store: the log beside Oban's tables, written by database functions only."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Self
+
+import asyncpg
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from signal_ledger.codec import decode, encode_with_digest
+from signal_ledger.commands import Deliver, Take
+from signal_ledger.decisions import Conflict, DeliverReply, TakeRefusal, TakeReply
+from signal_ledger.errors import KeyConflict, PayloadError
+from signal_ledger.names import Execution, JobId
+from signal_ledger.operations import DeliverCall
+from signal_ledger.outbox import StoredSignal
+from signal_ledger.ports import EventFilter, StoreUnavailableError, WaitingJob
+from signal_ledger.recorded import RecordedEvent
+from signal_ledger.stored import SCHEMA_VERSION
+from signal_ledger.wait_state import WaitState
+from signal_ledger_adapters.postgres.audit import Audit, PostgresSnapshot
+from signal_ledger_adapters.postgres.callers import store_signals
+from signal_ledger_adapters.postgres.connection import create_engine, dispose, driver_of, set_up
+from signal_ledger_adapters.postgres.lanes import JobHeldError, Lanes
+from signal_ledger_adapters.postgres.migrate import check
+from signal_ledger_adapters.postgres.rows import Row, columns_of, newer, to_deliver_reply, to_take_reply
+from signal_ledger_adapters.postgres.schema import Names
+
+POLL_S = 0.1
+"""How often a follower looks for new events."""
+
+RELAY_ROWS_MAX = 250
+RELAY_BYTES_MAX = 4 * 1024 * 1024
+"""How much of the outbox one transaction relays; the next follows at once."""
+
+_RELAY_DELAYS_S = (0.01, 0.02, 0.05, 0.1)
+
+_REBUILD_AT_ONCE = 100
+
+_DELIVER = """
+SELECT outcome, version, signal_id, reason, job_id
+FROM ledger.deliver($1::integer[], $2::boolean[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[],
+                    $8::text[], $9::text[], $10::text[], $11::integer)
+"""
+
+_TAKE = """
+SELECT reply, signal_id, payload, deadline_at, remaining, expected
+FROM ledger.take($1::bigint[], $2::bigint[], $3::text[], $4::integer[], $5::interval[], $6::boolean[], $7::boolean[],
+                 $8::integer)
+"""
+
+_LOOK = "SELECT job_id FROM ledger.look($1::bigint[], $2::bigint[])"
+
+_FIRST = """
+SELECT e.payload FROM ledger.events AS e
+WHERE e.job_id = $1::bigint AND e.signal_id = $2::text AND e.kind = 'delivered'
+"""
+
+_TICK = "SELECT ledger.tick($1::integer)"
+
+UPKEEP_ROWS_MAX = 1000
+"""How many jobs one tick releases or repairs; the next follows in a second."""
+
+_UPKEEP_TIMEOUT_S = 5.0
+
+_LEDGER_ID = "SELECT ledger.identity()"
+
+_RELAY = "SELECT relayed, is_left FROM ledger.relay($1::integer, $2::bigint)"
+
+type _Question = Callable[[asyncpg.Connection], Awaitable[Any]]
+
+
+class PostgresStore:
+    """See `signal_ledger.ports.LedgerStore`. Get one from `open`.
+
+    Args:
+        engine: Pools the connections of those who have time.
+        prompt: Makes those of calls that must be answered in time.
+        names: Where things are.
+        ledger_id: Which ledger it is, whatever a caller's own connection is connected to.
+        can_write: Whether it may write.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, prompt: AsyncEngine, names: Names, ledger_id: str, *, can_write: bool
+    ) -> None:
+        self._engine = engine
+        self._prompt = prompt
+        self._names = names
+        self._can_write = can_write
+        self._audit = Audit(engine, names.schema)
+        self._deliver_sql = names.put_into(_DELIVER)
+        self._take_sql = names.put_into(_TAKE)
+        self._deliveries = Lanes[DeliverCall, list[DeliverReply]](prompt, self._deliver_batch, lanes=2)
+        self._takes = Lanes[Take, TakeReply | TakeRefusal](prompt, self._take_batch, lanes=1)
+        self._questions = Lanes[_Question, Any](prompt, self._ask, lanes=1)
+        self._look_sql = names.put_into(_LOOK)
+        self._tick_sql = names.put_into(_TICK)
+        self._relay_sql = names.put_into(_RELAY)
+        self._relays = Lanes[None, tuple[int, bool]](prompt, self._relay_batch, lanes=1)
+        self._ledger_id = ledger_id
+
+    @property
+    def ledger_id(self) -> str:
+        """Which ledger it is, whatever its URL."""
+        return self._ledger_id
+
+    @classmethod
+    async def open(cls, url: URL, names: Names, *, read_only: bool = False) -> Self:
+        """Connect, and check that the schema is there and of this version.
+
+        Raises:
+            SchemaError: It is missing, old, newer or another Oban's; the message says what to do.
+        """
+        engine = create_engine(url, names)
+        try:
+            await check(engine, names, can_write=not read_only)
+            async with engine.connect() as connection:
+                ledger_id = await (await driver_of(connection)).fetchval(names.put_into(_LEDGER_ID))
+        except BaseException:
+            await dispose(engine)
+            raise
+        return cls(engine, create_engine(url, names, pools=False), names, ledger_id, can_write=not read_only)
+
+    async def close(self) -> None:
+        """Finish what has been asked for and close the connections."""
+        async with AsyncExitStack() as stack:
+            for engine in (self._engine, self._prompt):
+                stack.push_async_callback(dispose, engine)
+            for lanes in (self._questions, self._relays, self._takes, self._deliveries):
+                stack.push_async_callback(lanes.close)
+
+    async def deliver(self, call: DeliverCall, *, timeout_s: float) -> list[DeliverReply]:
+        """See `signal_ledger.ports.LedgerStore`, as for all methods below."""
+        self._require_writing()
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        while True:
+            try:
+                # Its deliveries have one payload, which is sent once.
+                size = len(call.deliveries[0].payload)
+                return await self._deliveries.submit(
+                    call, rows=len(call.deliveries), size=size, timeout_s=max(0.0, ends - loop.time())
+                )
+            except KeyConflict as conflict:
+                equal = await self._with_found_digest(call, conflict, max(0.0, ends - loop.time()))
+                if equal is None:
+                    raise
+                call = equal
+
+    async def store_with(self, connection: object, deliveries: Sequence[Deliver]) -> None:
+        await store_signals(connection, self._names, self._ledger_id, deliveries)
+
+    async def relay(self) -> int:
+        """Deliver what callers have stored in their own transactions, and return how many signals that were (D8).
+
+        Any number of processes may do so at once. What somebody else holds just now is left for the next time, if it
+        does not become free within moments.
+
+        Raises:
+            StoreUnavailableError: Try again later.
+            TimeoutError: The database did not answer.
+        """
+        self._require_writing()
+        total = 0
+        delays = iter(_RELAY_DELAYS_S)
+        while True:
+            relayed, is_left = await self._relays.submit(None)
+            total += relayed
+            if not is_left:
+                return total
+            if relayed == 0:
+                delay_s = next(delays, None)
+                if delay_s is None:
+                    return total
+                await asyncio.sleep(delay_s)
+
+    async def take(self, take: Take) -> TakeReply | TakeRefusal:
+        self._require_writing()
+        try:
+            return await self._takes.submit(take)
+        except (asyncpg.PostgresError, TimeoutError) as error:
+            # Whatever the database's trouble is, the job that waits has no part in it.
+            raise StoreUnavailableError(f"an outcome could not be taken: {type(error).__name__}: {error}") from error
+
+    async def look(self, live: Sequence[tuple[JobId, Execution]]) -> list[JobId]:
+        """Return which of these live waits should take: a signal, a cancel or a newer execution is there.
+
+        Raises:
+            StoreUnavailableError: Try again later.
+            TimeoutError: The database did not answer.
+        """
+
+        async def look(connection: asyncpg.Connection) -> list[JobId]:
+            job_ids, executions = [wait[0] for wait in live], [wait[1] for wait in live]
+            return [JobId(row["job_id"]) for row in await connection.fetch(self._look_sql, job_ids, executions)]
+
+        asked: list[JobId] = await self._questions.submit(look, timeout_s=_UPKEEP_TIMEOUT_S)
+        return asked
+
+    async def tick(self) -> None:
+        """Release the waits whose deadline has passed, and append the ends of runs that could not be appended.
+
+        Raises:
+            StoreUnavailableError: Try again later.
+            TimeoutError: The database did not answer.
+        """
+        await self._questions.submit(
+            lambda connection: connection.fetchval(self._tick_sql, UPKEEP_ROWS_MAX), timeout_s=_UPKEEP_TIMEOUT_S
+        )
+
+    async def state(self, job_id: JobId) -> WaitState:
+        return await self._audit.state(job_id)
+
+    async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
+        return await self._audit.history(job_id, cursor=cursor)
+
+    async def is_settled(self, instant: datetime) -> bool:
+        return bool(await self._call("SELECT ledger.is_settled($1::timestamptz)", instant))
+
+    async def waiting(
+        self, *, channel: str | None, deadline_before: datetime | None, limit: int, after: str | None
+    ) -> list[WaitingJob]:
+        return await self._audit.waiting(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
+
+    async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
+        return await self._audit.page(wanted, limit)
+
+    async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
+        return await self._audit.outbox(limit=limit, after=after)
+
+    async def end(self) -> str | None:
+        return await self._audit.end()
+
+    def mark(self) -> int:
+        # Nothing tells of other processes' commits: `changed` waits for a moment instead.
+        return 0
+
+    async def changed(self, mark: int) -> None:
+        del mark
+        await asyncio.sleep(POLL_S)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[PostgresSnapshot, None]:
+        async with self._engine.connect() as plain:
+            connection = await plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            yield PostgresSnapshot(connection)
+
+    async def rebuild(self) -> int:
+        self._require_writing()
+        count, after = 0, -(2**63)
+        while found := await self._call("SELECT ledger.rebuild($1::bigint, $2::integer)", after, _REBUILD_AT_ONCE):
+            count, after = count + len(found), found[-1]
+        await self._call("SELECT ledger.drop_orphans()")
+        return count
+
+    async def _call(self, sql: str, *arguments: object) -> Any:  # noqa: ANN401 - what the function returns
+        """Run a function in a transaction of its own."""
+        async with self._engine.connect() as connection:
+            driver = await driver_of(connection)
+            await set_up(driver)
+            return await driver.fetchval(self._names.put_into(sql), *arguments)
+
+    async def _with_found_digest(
+        self, call: DeliverCall, conflict: KeyConflict, timeout_s: float
+    ) -> DeliverCall | None:
+        """Return a call with the digest that the first delivery has, if that has an equal payload after all.
+
+        Another program has written that one: its digest is of its own bytes, which need not be those of this library.
+        """
+        if conflict.difference != "payload":
+            return None
+        first = await self._questions.submit(
+            lambda connection: connection.fetchval(self._names.put_into(_FIRST), conflict.job_id, conflict.signal_id),
+            timeout_s=timeout_s,
+        )
+        [delivery] = [delivery for delivery in call.deliveries if delivery.job_id == conflict.job_id]
+        if first is None or hashlib.sha256(first).hexdigest() == delivery.payload_digest:
+            return None
+        try:
+            is_equal = encode_with_digest(decode(first)).digest == delivery.payload_digest
+        except PayloadError:
+            return None
+        if not is_equal:
+            return None
+        found = replace(delivery, payload_digest=hashlib.sha256(first).hexdigest())
+        return replace(call, deliveries=tuple([found if other is delivery else other for other in call.deliveries]))
+
+    async def _deliver_batch(
+        self, connection: asyncpg.Connection, calls: Sequence[DeliverCall], patience_ms: int
+    ) -> list[list[DeliverReply] | Exception]:
+        deliveries = [delivery for call in calls for delivery in call.deliveries]
+        numbers = [number for number, call in enumerate(calls, 1) for _ in call.deliveries]
+        rows = await connection.fetch(
+            self._deliver_sql,
+            numbers,
+            *columns_of(deliveries, "is_first_try", "job_id", "signal_id", "channel"),
+            [call.deliveries[0].payload for call in calls],
+            *columns_of(deliveries, "payload_digest", "key"),
+            [",".join(delivery.key_ids) for delivery in deliveries],
+            [delivery.source for delivery in deliveries],
+            patience_ms,
+        )
+        results: list[list[DeliverReply] | Exception] = []
+        place = 0
+        for call in calls:
+            own = rows[place : place + len(call.deliveries)]
+            place += len(call.deliveries)
+            results.append(_replies(call, own))
+        return results
+
+    async def _take_batch(
+        self, connection: asyncpg.Connection, takes: Sequence[Take], patience_ms: int
+    ) -> list[TakeReply | TakeRefusal | Exception]:
+        rows = await connection.fetch(
+            self._take_sql,
+            *columns_of(takes, "job_id", "execution", "channel", "ordinal", "wait_for", "in_place", "window"),
+            patience_ms,
+        )
+        return [
+            _unanswered(take.job_id, row["reply"]) or to_take_reply(row) for take, row in zip(takes, rows, strict=True)
+        ]
+
+    async def _relay_batch(
+        self, connection: asyncpg.Connection, calls: Sequence[None], _patience_ms: int
+    ) -> list[tuple[int, bool] | Exception]:
+        """One relay serves all who ask for one; the first is told how many signals it was."""
+        relayed, is_left = await connection.fetchrow(self._relay_sql, RELAY_ROWS_MAX, RELAY_BYTES_MAX)
+        return [(relayed, is_left), *[(0, is_left) for _ in calls[1:]]]
+
+    async def _ask(
+        self, connection: asyncpg.Connection, questions: Sequence[_Question], _patience_ms: int
+    ) -> list[Any]:
+        return [await question(connection) for question in questions]
+
+    def _require_writing(self) -> None:
+        if not self._can_write:
+            raise RuntimeError("expected a ledger that can be written, this one was opened read-only")
+
+
+def _replies(call: DeliverCall, rows: Sequence[Row]) -> list[DeliverReply] | Exception:
+    replies: list[DeliverReply] = []
+    for delivery, row in zip(call.deliveries, rows, strict=True):
+        if unanswered := _unanswered(delivery.job_id, row["outcome"]):
+            return unanswered
+        reply = to_deliver_reply(row)
+        if isinstance(reply, Conflict):
+            [conflicting] = [other for other in call.deliveries if other.job_id == row["job_id"]]
+            return KeyConflict(
+                job_id=conflicting.job_id,
+                key=conflicting.key or "",
+                signal_id=reply.signal_id,
+                difference=reply.difference,
+            )
+        replies.append(reply)
+    return replies
+
+
+def _unanswered(job_id: JobId, reply: str) -> Exception | None:
+    """Return why a call was not carried out, if that is what the database replies."""
+    if reply == "held":
+        return JobHeldError()
+    return newer(job_id, 0, SCHEMA_VERSION + 1) if reply == "newer" else None

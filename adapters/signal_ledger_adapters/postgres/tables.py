@@ -1,0 +1,75 @@
+"""The tables as SQLAlchemy knows them, for audit queries. The schema ``ledger`` is translated to the real one."""
+
+from sqlalchemy import BigInteger, Column, DateTime, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy.types import NullType
+
+from signal_ledger.stored import StoredEvent
+
+SCHEMA = "ledger"
+
+metadata = MetaData(schema=SCHEMA)
+
+_Instant = DateTime(timezone=True)
+
+events = Table(
+    "events",
+    metadata,
+    Column("position", BigInteger, nullable=False),
+    Column("turn", BigInteger, nullable=False),
+    Column("job_id", BigInteger, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("run", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("recorded_at", _Instant, nullable=False),
+    Column("execution", BigInteger),
+    Column("attempt", Integer),
+    Column("channel", Text),
+    Column("ordinal", Integer),
+    Column("signal_id", Text),
+    Column("delivery_version", Integer),
+    Column("key", Text),
+    Column("source", Text),
+    Column("deadline_at", _Instant),
+    Column("cause", Text),
+    Column("outcome", Text),
+    Column("payload", LargeBinary),
+    Column("payload_digest", Text),
+    Column("checksum", Text, nullable=False),
+)
+
+event_columns = [events.c.turn, events.c.position, *(events.c[name] for name in StoredEvent._fields)]
+
+waits = Table(
+    "waits",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True),
+    Column("run", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("recorded_at", _Instant),
+    Column("status", Text, nullable=False),
+    Column("current", Text),
+    Column("ordinal", Integer),
+    Column("since", _Instant),
+    Column("deadline_at", _Instant),
+    Column("execution", BigInteger, nullable=False),
+    # Arrays of composite types: the driver reads them as records.
+    Column("waits", NullType, nullable=False),
+    Column("inboxes", NullType, nullable=False),
+    Column("schema_version", Integer, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("place", BigInteger, primary_key=True),
+    Column("signal_id", Text, nullable=False),
+    Column("job_id", BigInteger, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("key", Text),
+    Column("source", Text),
+    Column("stored_at", _Instant, nullable=False),
+    Column("refusal", Text),
+)
+
+repairs = Table("repairs", metadata, Column("job_id", BigInteger, primary_key=True), Column("cause", Text))

@@ -1,0 +1,148 @@
+"""Behind PgBouncer, which gives each transaction another session: everything works within the polling second."""
+
+import asyncio
+import logging
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from signal_ledger import attach, open_ledger
+from signal_ledger_adapters.oban import watch
+from signal_ledger_adapters.postgres.connection import create_engine, driver_of, to_url
+from signal_ledger_adapters.postgres.schema import Names
+from tests.eventually import eventually
+from tests.postgres.engine.conftest import Node, an_oban, query
+from tests.postgres.engine.workers import APPROVED, Approval
+
+PROGRAM = shutil.which("pgbouncer")
+
+CONFIGURATION = """
+[databases]
+* = host={host} port={port} user=postgres
+
+[pgbouncer]
+pool_mode = transaction
+default_pool_size = {sessions}
+listen_port = 6432
+unix_socket_dir = {folder}
+logfile = {folder}/log
+auth_type = any
+"""
+
+
+@pytest.fixture
+def pooled_url(ledger_url):
+    """The same database through a pooler with a few sessions."""
+    if PROGRAM is None:
+        pytest.skip("pgbouncer is not installed")
+    direct = make_url(ledger_url)
+    with tempfile.TemporaryDirectory(prefix="tmp-") as name:
+        folder = Path(name)
+        (folder / "ini").write_text(
+            CONFIGURATION.format(
+                host=direct.query["host"], port=direct.query.get("port", direct.port), folder=folder, sessions=3
+            )
+        )
+        as_whom = []
+        if os.geteuid() == 0:
+            owner = pwd.getpwuid(Path(direct.query["host"]).stat().st_uid)
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+            as_whom = ["-u", owner.pw_name]
+        pooler = subprocess.Popen([PROGRAM, "-q", *as_whom, folder / "ini"])
+        try:
+            yield f"postgresql://postgres@/{direct.database}?host={folder}&port=6432"
+        finally:
+            pooler.terminate()
+            pooler.wait()
+
+
+@pytest.fixture
+async def behind(pooled_url, ledger_url, monkeypatch):
+    """An engine all of whose connections go through the pooler, while others use its sessions, too."""
+    monkeypatch.setattr(watch, "_TEST_S", 0.5)
+    await eventually(lambda: _is_up(pooled_url))
+    options = {"pool_options": {"kwargs": {"prepare_threshold": None}}, "stager": {"interval": 1.0}}
+    async with an_oban(pooled_url, **options) as oban, attach(oban) as engine:
+        yield Node(ledger_url, oban, engine)
+
+
+def _is_up(url):
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("window", [0, 60])
+async def test_waits_and_signals_work(behind, pooled_url, window):
+    jobs = await behind.engine.enqueue_many(Approval.new({"window": window}) for _ in range(2))
+    for job in jobs:
+        await behind.until_status(job, "live" if window else "snoozed")
+    async with open_ledger(f"{pooled_url}&statement_cache_size=0") as elsewhere:
+        receipts = await asyncio.gather(*[elsewhere.signal(job, APPROVED) for job in jobs])
+        assert {str(receipt.outcome) for receipt in receipts} == {"live" if window else "woken"}
+        for job in jobs:
+            await behind.until(job, "completed")
+        assert (await elsewhere.verify()).ok
+        assert len([event async for event in elsewhere.events()]) == 8
+
+
+async def test_many_at_once_share_the_few_sessions(behind):
+    jobs = await behind.engine.enqueue_many(Approval.new() for _ in range(40))
+    await asyncio.gather(*[behind.engine.signal(job, APPROVED) for job in jobs for _ in range(3)])
+    await asyncio.gather(*[behind.ledger.history(job) for job in jobs])
+    for job in jobs:
+        await behind.until(job, "completed")
+    assert (await behind.ledger.verify()).ok
+
+
+async def test_what_the_ledger_needs_of_a_session_stays_in_its_transactions(behind, pooled_url):
+    job = await behind.engine.enqueue(Approval.new())
+    await behind.engine.signal(job, APPROVED)
+    await behind.until(job, "completed")
+    for _ in range(10):
+        with psycopg.connect(pooled_url, prepare_threshold=None) as connection:
+            assert connection.execute("SELECT name FROM pg_prepared_statements WHERE name <> ''").fetchall() == []
+            changed = connection.execute(
+                "SELECT name FROM pg_settings WHERE source = 'session' AND name LIKE %s", ("%commit%",)
+            )
+            assert changed.fetchall() == []
+
+
+async def test_it_is_said_that_hints_do_not_arrive(behind, caplog):
+    with caplog.at_level(logging.WARNING):
+        await eventually(lambda: "hints do not arrive" in caplog.text)
+
+
+async def test_each_statement_has_a_transaction_of_its_own_with_what_the_ledger_needs(ledger_url):
+    """Whatever the database's defaults are; and preparing and running it are not torn apart."""
+    name = make_url(ledger_url).database
+    query(ledger_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    query(ledger_url, f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    engine = create_engine(to_url(f"{ledger_url}&statement_cache_size=0"), Names())
+    async with engine.connect() as connection:
+        driver = await driver_of(connection)
+        settings = "SELECT current_setting('synchronous_commit'), current_setting('transaction_isolation')"
+        assert tuple(await driver.fetchrow(settings)) == ("off", "read committed")
+        assert [tuple(row) for row in await driver.fetch(settings)] == [("off", "read committed")]
+        assert await driver.fetchval("SELECT current_setting('transaction_isolation')") == "read committed"
+        assert not driver.is_in_transaction()
+        # What must survive a power cut sees to that itself.
+        durability = "SELECT current_setting('synchronous_commit') FROM signal_ledger.begin_writing()"
+        assert await driver.fetchval(durability) == "on"
+        async with driver.transaction():
+            assert await driver.fetchval("SELECT current_setting('transaction_isolation')") == "repeatable read"
+    await engine.dispose()
+
+
+def test_another_size_of_the_statement_cache_is_refused():
+    with pytest.raises(ValueError, match="url: expected statement_cache_size=0 or nothing, got '7'"):
+        create_engine(to_url("postgresql://localhost/app?statement_cache_size=7"), Names())
