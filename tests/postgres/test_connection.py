@@ -44,6 +44,8 @@ async def test_of_several_hosts_the_first_that_answers_is_taken(database, tmp_pa
     conninfo = " ".join(f"{key}='{value}'" for key, value in parts.items())
     [_, _, name] = await settings_of(url_of_conninfo(f"host={tmp_path},{host} port=1,{port} {conninfo}"))
     assert name == parts["dbname"]
+    url = f"postgresql://{parts['user']}@/{name}?host={tmp_path},{host}&port=1,{port}"
+    assert (await settings_of(to_url(url)))[2] == name
 
 
 def test_a_password_with_every_kind_of_character_arrives():

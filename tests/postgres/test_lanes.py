@@ -38,6 +38,28 @@ async def test_d2_a_job_that_somebody_holds_keeps_no_other_waiting(bench, ledger
     assert await kinds(bench, free) == ["delivered"] * 21
 
 
+async def test_d2_of_a_list_with_a_job_that_is_held_nothing_is_delivered_before_all_can_be(bench, ledger_url):
+    busy, free = await bench.insert(), await bench.insert()
+    with held(ledger_url, busy):
+        late = asyncio.create_task(send(bench, [free, busy]))
+        # It has been tried, and waits.
+        await eventually(lambda: waiting_backends(ledger_url))
+        assert await kinds(bench, free) == []
+    assert [receipt.outcome for receipt in await late] == ["buffered", "buffered"]
+    assert [await kinds(bench, job_id) for job_id in (free, busy)] == [["delivered"]] * 2
+
+
+async def test_l3_a_delivery_goes_on_from_the_log_where_the_projection_was_dropped(bench, ledger_url):
+    job_ids = [await bench.insert() for _ in range(2)]
+    await send(bench, job_ids, 1)
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM signal_ledger.waits WHERE job_id = %s", [job_ids[0]])
+    await send(bench, job_ids, 2)
+    for job_id in job_ids:
+        assert [recorded.payload for recorded in await bench.store.history(job_id)] == [1, 2]
+        assert (await bench.store.state(job_id)).version == 2
+
+
 async def test_d2_a_job_that_somebody_holds_keeps_no_other_execution_waiting(bench, ledger_url):
     busy, free = await bench.insert(), await bench.insert()
     executions = {job_id: await executing(bench, job_id) for job_id in (busy, free)}
@@ -81,6 +103,8 @@ async def test_d6_a_call_that_is_carried_out_after_its_repeat_is_not_delivered_t
     """The database may still be at it when the caller has given up and has repeated the call by its id."""
     job_ids = [await bench.insert() for _ in range(targets)]
     target = job_ids if targets > 1 else job_ids[0]
+    # Ids are counted here: the repeat would draw another one.
+    await send(bench, await bench.insert())
     first = []
 
     class LostStore:

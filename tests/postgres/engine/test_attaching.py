@@ -13,11 +13,12 @@ from psycopg_pool import AsyncConnectionPool
 import signal_ledger
 from signal_ledger import SchemaError, attach, await_signal, migrate, open_ledger
 from signal_ledger_adapters.oban.attachment import attachment_of
-from signal_ledger_adapters.oban_api import query_of
+from signal_ledger_adapters.oban_api import listen, query_of, unlisten
 from tests.eventually import eventually
 from tests.postgres.conftest import install
 from tests.postgres.engine.conftest import an_oban, query
 from tests.postgres.engine.workers import APPROVED, SEEN, Approval
+from tests.postgres.locks import held, waiting_backends
 
 ENTERED = []
 
@@ -165,20 +166,41 @@ async def test_starting_and_stopping_at_once_are_one_after_the_other(ledger_url)
         assert query(ledger_url, "SELECT count(*) FROM oban_producers") == [(0,)]
 
 
-async def test_hints_arrive_after_a_quick_change_of_engines(ledger_url):
-    """Oban's notifier would first listen, and then stop to, as it was asked before."""
+async def test_a_queue_that_begins_while_the_ledger_is_detached_waits_in_no_forgotten_room(ledger_url):
+    async with an_oban(ledger_url, {"first": 1, "second": 1}) as oban, oban:
+        engine = await attach(oban).start()
+        first = await oban.enqueue(Early.new(queue="first"))
+        await eventually(lambda: _status_is(engine, first, "live"))
+        with held(ledger_url, first.id):
+            # Its last take waits for somebody's lock, and the stop for its end.
+            stopping = asyncio.create_task(engine.stop())
+            await eventually(lambda: waiting_backends(ledger_url))
+            second = await oban.enqueue(Early.new(queue="second"))
+            await eventually(lambda: _is(oban, second, "scheduled"))
+        await stopping
+
+
+async def test_a_ledger_that_was_kept_is_closed_with_its_engine(ledger_url):
+    async with an_oban(ledger_url, {}) as oban:
+        async with attach(oban) as engine:
+            job = await engine.enqueue(Approval.new())
+            ledger = engine.ledger
+        with pytest.raises(RuntimeError, match="expected an open ledger, this one has been closed"):
+            await ledger.signal(job, "too late")
+
+
+async def test_who_listens_again_at_once_is_heard(ledger_url):
+    """As after a quick change of engines. Oban's notifier would first listen, and then stop to, as asked before."""
     async with an_oban(ledger_url) as oban, oban:
-        async with attach(oban):
-            await oban._notifier.listen("signal_ledger", lambda *_: None, wait=True, timeout=30)
-        async with attach(oban):
-            heard = asyncio.Event()
-            await oban._notifier.listen("signal_ledger", lambda *_: heard.set(), wait=True, timeout=30)
-
-            async def is_heard():
-                query(ledger_url, "SELECT pg_notify('public.oban_signal_ledger', '{}')")
-                return heard.is_set()
-
-            await eventually(is_heard)
+        token = await listen(oban, "again", lambda *_: None)
+        await asyncio.wait_for(oban._notifier._listen_events["again"].wait(), 30)
+        await unlisten(oban, token)
+        heard = asyncio.Event()
+        await listen(oban, "again", lambda *_: heard.set())
+        await asyncio.wait_for(oban._notifier._listen_events["again"].wait(), 30)
+        await eventually(lambda: not oban._notifier._pending_unlisten)
+        query(ledger_url, "SELECT pg_notify('public.oban_again', '{}')")
+        await asyncio.wait_for(heard.wait(), 30)
 
 
 async def test_a_signal_from_a_job_without_a_ledger_says_what_is_missing(ledger_url):

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -183,6 +184,19 @@ async def test_w12_a_cancel_that_waits_for_the_acknowledgement_is_not_lost(it, b
     await cancelling
     await it.until(job, "cancelled")
     assert await it.kinds(job) == ["snoozed", "closed"]
+
+
+async def test_l8_a_newer_library_before_the_acknowledgement_puts_the_job_off_for_a_minute(it, before_the_transaction):
+    """The acknowledgement alone would let it sleep for as long as its wait may last: fifty years."""
+    job = await Approval.enqueue({"wait_for": None}, scheduled_in=timedelta(seconds=1))
+    await it.engine.signal(job, "so that there is a state", channel="other")
+    await before_the_transaction.reached.wait()
+    await it.change("UPDATE signal_ledger.waits SET schema_version = 2")
+    before_the_transaction.opened.set()
+    found = await it.until(job, "scheduled")
+    assert timedelta(seconds=50) < found.scheduled_at - datetime.now(UTC) <= timedelta(seconds=60)
+    await it.change("UPDATE signal_ledger.waits SET schema_version = 1")
+    assert await it.kinds(job) == ["delivered"]
 
 
 async def test_w13_a_rescue_before_the_acknowledgement_leaves_the_older_execution_without_a_snooze(

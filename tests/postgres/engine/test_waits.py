@@ -9,10 +9,11 @@ import types
 
 import psycopg
 import pytest
-from oban import Cancel, Job, Record, Snooze, worker
+from oban import Cancel, Job, Record, Snooze, testing, worker
 
 from signal_ledger import PayloadError, SignalTimeout, await_signal, signal
 from tests.eventually import eventually
+from tests.postgres.engine.conftest import an_oban
 from tests.postgres.engine.workers import APPROVED, SEEN, Approval, Votes
 
 
@@ -216,6 +217,42 @@ async def test_w3_the_age_at_which_oban_rescues_cuts_the_window_short(start):
     await it.until_status(job, "snoozed")
     assert await it.kinds(job) == ["awaited", "snoozed"]
     assert "rescued" not in (await it.oban.get_job(job.id)).meta
+
+
+async def test_w3_so_it_does_when_another_oban_has_taken_the_name(start, ledger_url):
+    """An Oban is known by its name from the moment that it is made."""
+    it = await start(lifeline={"interval": 0.1, "rescue_after": 1.0})
+    async with an_oban(ledger_url, {}):
+        job = await it.engine.enqueue(Approval.new({"window": 60}))
+        await it.until_status(job, "snoozed")
+    assert "rescued" not in (await it.oban.get_job(job.id)).meta
+
+
+async def test_a_job_that_is_executed_inside_of_another_one_does_not_take_its_signals(it):
+    """Oban's mode for tests does so."""
+
+    @worker()
+    class Inner:
+        async def process(self, job):
+            try:
+                await await_signal(wait_timeout=0)
+            except RuntimeError as error:
+                SEEN.append(str(error))
+
+    @worker()
+    class Outer:
+        async def process(self, job):
+            with testing.mode("inline"):
+                await it.engine.enqueue(Inner.new())
+            SEEN.append(await await_signal(wait_timeout=0))
+
+    job = await it.engine.enqueue(Outer.new(scheduled_in=0.5))
+    await it.engine.signal(job, "for the outer one")
+    await it.until(job, "completed")
+    assert SEEN == [
+        "await_signal: expected to be called inside a job's process, which an engine runs",
+        "for the outer one",
+    ]
 
 
 async def test_w14_meta_tells_dashboards_until_when_a_job_waits(it):
