@@ -2,47 +2,71 @@
 
 import argparse
 import asyncio
-import json
-import platform
-import sqlite3
+import importlib
 import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.deliver import deliver
-from benchmarks.figures import table
-from benchmarks.oban_engine import oban_engine
-from benchmarks.payloads import payloads
-from benchmarks.postgres import postgres
-from benchmarks.wake import wake
+from benchmarks import results
+from benchmarks.figures import Figure, table
+from benchmarks.options import Options
 
 SECTIONS = {
-    "deliver": ("Deliver to jobs that do not wait yet", deliver),
-    "wake": ("From signal to payload, one process", wake),
-    "codec": ("Payloads", payloads),
-    "postgres": ("PostgreSQL: deliver", postgres),
-    "oban": ("Oban on PostgreSQL", oban_engine),
+    "deliver": ("SQLite: deliver to jobs that do not wait yet", "benchmarks.deliver:deliver"),
+    "wake": ("SQLite: from signal to payload, one process", "benchmarks.wake:wake"),
+    "codec": ("Payloads", "benchmarks.payloads:payloads"),
+    "postgres": ("PostgreSQL: deliver", "benchmarks.postgres:postgres"),
+    "log": ("PostgreSQL: deliver, by the length of the log", "benchmarks.log_size:log_size"),
+    "oban": ("Oban on PostgreSQL", "benchmarks.oban_engine:oban_engine"),
+    "idle": ("Oban on PostgreSQL: an idle worker", "benchmarks.idle:idle"),
+    "where": ("PostgreSQL: where a delivery's time goes", "benchmarks.where:where"),
+    "peers": ("Beside other libraries", "benchmarks.peers:peers"),
 }
+
+# Only when asked for: what needs packages of its own, see the dependency group of that name, and what is no comparison.
+EXTRA = {"peers", "where"}
 
 
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
-    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all unless named")
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all but peers and where unless named")
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is measured (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long a measurement takes (default: 1)")
-    parser.add_argument("--folder", type=Path, help="where the databases are made; the disk is what is measured")
-    parser.add_argument("--json", type=Path, help="write the raw results here, too")
+    parser.add_argument("--folder", type=Path, help="where SQLite's files are made; the disk is what is measured")
+    parser.add_argument("--json", type=Path, help="write the raw results here, too, beside those of other sections")
+    parser.add_argument(
+        "--events", type=int, action="append", help="a size of the log; may be repeated (default: 0 and 200,000)"
+    )
+    parser.add_argument(
+        "--absurd-schema", type=Path, help="sql/absurd.sql of Absurd's repository; without it, no Absurd"
+    )
     chosen = parser.parse_args()
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.machine()}")
-    results = {}
-    for name in chosen.sections or SECTIONS:
+    for name, version in results.versions().items():
+        print(f"{name}: {version}")
+    for name in chosen.sections or [name for name in SECTIONS if name not in EXTRA]:
         title, section = SECTIONS[name]
         with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="signal-ledger-bench-") as folder:
-            figures = asyncio.run(section(Path(folder).resolve(), chosen.rounds, chosen.seconds))
+            options = Options(
+                folder=Path(folder).resolve(),
+                rounds=chosen.rounds,
+                seconds=chosen.seconds,
+                absurd_schema=chosen.absurd_schema,
+            )
+            if chosen.events is not None:
+                options = replace(options, events=(0, *sorted(set(chosen.events) - {0})))
+            figures = asyncio.run(_load(section)(options))
         print(f"\n{table(title, figures)}", flush=True)
-        results[name] = [figure.as_json() for figure in figures]
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps(results, indent=1))
+        if chosen.json is not None:
+            results.add(chosen.json, name, title, options, figures)
+
+
+def _load(section: str) -> Callable[[Options], Awaitable[list[Figure]]]:
+    """Import a section when it runs: some need packages that others do without."""
+    module, _, function = section.partition(":")
+    loaded: Callable[[Options], Awaitable[list[Figure]]] = getattr(importlib.import_module(module), function)
+    return loaded
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Delivering signals: 1, 8 and 32 tasks, beside raw SQLite commits of as many rows."""
 
-import asyncio
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -10,6 +8,8 @@ from oban import worker
 
 from benchmarks import raw
 from benchmarks.figures import Figure
+from benchmarks.load import Load, measure
+from benchmarks.options import Options
 from signal_ledger import LiteEngine, codec, lite
 from signal_ledger.events import Delivered, DeliveryOutcome
 from signal_ledger.evolve import evolve
@@ -21,6 +21,8 @@ from signal_ledger_adapters.sqlite.rows import event_columns, state_columns
 TASKS = (1, 8, 32)
 PAYLOAD = {"decision": "approved"}
 
+SAME_AT_LEAST = {32: 0.5}
+
 
 @worker()
 class Waiting:
@@ -30,8 +32,9 @@ class Waiting:
         """Do nothing."""
 
 
-async def deliver(folder: Path, rounds: int, seconds: float) -> list[Figure]:
+async def deliver(options: Options) -> list[Figure]:
     """Signal jobs that do not wait yet."""
+    folder, seconds = options.folder, options.seconds
     template = folder / "template.db"
     async with lite(f"sqlite:///{template}", queues={}) as engine:
         await _enqueue(engine)
@@ -39,37 +42,47 @@ async def deliver(folder: Path, rounds: int, seconds: float) -> list[Figure]:
     for tasks in TASKS:
         rows = _rows(tasks)
         bare, same, ours = [], [], []
-        for number in range(rounds):
+        for number in range(options.rounds):
             bare.append(raw.bare_rows_per_s(folder / f"bare-{tasks}-{number}.db", tasks, seconds))
             same.append(raw.same_rows_per_s(template, folder / f"same-{tasks}-{number}.db", tasks, rows))
-            ours.append(await _signals_per_s(folder / f"ours-{tasks}-{number}.db", tasks, seconds))
+            ours.append(await _signals(folder / f"ours-{tasks}-{number}.db", tasks, seconds))
         commits = "single commits" if tasks == 1 else f"commits of {tasks}"
-        on_bare = Figure(name=f"raw SQLite, {commits}, bare rows", unit="rows/s", rounds=tuple(bare))
-        on_same = Figure(name=f"raw SQLite, {commits}, the same rows", unit="signals/s", rounds=tuple(same))
+        on_bare = Figure(
+            name=f"raw SQLite, {commits}, bare rows", unit="rows/s", rounds=tuple(bare), series="bare", at=tasks
+        )
+        on_same = Figure(
+            name=f"raw SQLite, {commits}, the same rows", unit="signals/s", rounds=tuple(same), series="same", at=tasks
+        )
         name = f"signal(), {tasks} task{'s' if tasks > 1 else ''}"
         figures += [
             on_bare,
             on_same,
-            Figure(name=name, unit="signals/s", rounds=tuple(ours), yardstick=on_same),
+            Figure(
+                name=name,
+                unit="signals/s",
+                rounds=tuple(load.per_s for load in ours),
+                yardstick=on_same,
+                series="signal",
+                at=tasks,
+                at_least=SAME_AT_LEAST.get(tasks),
+            ),
+            Figure(name=f"{name}: client CPU", unit="µs", rounds=tuple(load.client_us for load in ours)),
         ]
     return figures
 
 
-async def _signals_per_s(path: Path, tasks: int, seconds: float) -> float:
+async def _signals(path: Path, tasks: int, seconds: float) -> Load:
     async with lite(f"sqlite:///{path}", queues={}) as engine:
         job_ids = await _enqueue(engine)
         count = 0
-        ends = time.perf_counter() + seconds
 
-        async def send(number: int) -> None:
+        async def send() -> bool:
             nonlocal count
-            while time.perf_counter() < ends:
-                await engine.signal(job_ids[(number + count) % raw.JOBS], PAYLOAD)
-                count += 1
+            count += 1
+            await engine.signal(job_ids[count % raw.JOBS], PAYLOAD)
+            return True
 
-        started = time.perf_counter()
-        await asyncio.gather(*[send(number) for number in range(tasks)])
-        return count / (time.perf_counter() - started)
+        return await measure([send] * tasks, seconds)
 
 
 async def _enqueue(engine: LiteEngine) -> list[int]:

@@ -1,26 +1,37 @@
-"""The engine on Oban and PostgreSQL: wake-ups, many jobs at once, and what an idle worker asks of the database."""
+"""The engine on Oban and PostgreSQL: wake-ups, many live waits at once, and many parked jobs beside plain Oban."""
 
 import asyncio
 import statistics
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import asyncpg
 from oban import Job, Oban, worker
 from psycopg_pool import AsyncConnectionPool
 
+from benchmarks.cluster import bench_cluster, empty, enqueue, install, until
 from benchmarks.figures import Figure
-from benchmarks.postgres import PARK, install
+from benchmarks.options import Options
+from benchmarks.usage import Usage
 from signal_ledger import attach, await_signal
 from signal_ledger_adapters.oban.engine import ObanEngine
-from signal_ledger_adapters.postgres.scratch import scratch_cluster
 
 MANY = 2000
-PARKED = (10, 100_000)
+SLOTS = 50
+LIVE = 1000
 SAMPLES = 40
-IDLE_S = 5.0
+
+COMPLETED_AT_LEAST = 0.8
+LIST_AT_MOST = 0.25
+
+# As Oban's own staging does: one statement, and one notification for the queue.
+_MAKE_AVAILABLE = """
+UPDATE oban_jobs SET state = 'available', scheduled_at = timezone('UTC', now()) WHERE state = 'scheduled';
+SELECT pg_notify('public.oban_insert', '{"queue": "default"}');
+"""
+
+_COMPLETED = "SELECT NOT EXISTS (SELECT FROM oban_jobs WHERE state <> 'completed')"
 
 _got: dict[int, "asyncio.Future[float]"] = {}
 
@@ -44,48 +55,68 @@ class Trivial:
         """Do nothing."""
 
 
-async def oban_engine(_folder: Path, rounds: int, seconds: float) -> list[Figure]:
+PATIENT = f"{Patient.__module__}.{Patient.__qualname__}"
+TRIVIAL = f"{Trivial.__module__}.{Trivial.__qualname__}"
+
+
+async def oban_engine(options: Options) -> list[Figure]:
     """Measure the engine under a real Oban."""
-    del seconds
-    figures: dict[str, list[float]] = {}
-    with scratch_cluster() as cluster:
-        for number in range(rounds):
-            url = await install(cluster, f"bench_{number}")
+    found: dict[str, list[float]] = {}
+    with bench_cluster() as cluster:
+        url = await install(cluster, "bench")
+        for _ in range(options.rounds):
+            trivial_per_s, trivial_us = await _trivial(url)
+            parked_per_s, parked_us = await parked(url)
             for name, value in (
                 ("commit", await _commit_ms(url)),
                 ("live", await _latency_ms(url, wait_timeout=60.0, kind="awaited")),
                 ("snoozed", await _latency_ms(url, wait_timeout=0.0, kind="snoozed")),
-                ("trivial", await _trivial_per_s(url)),
-                ("parked", await _parked_per_s(url)),
+                ("one by one", await _live_ms(url, as_list=False)),
+                ("list", await _live_ms(url, as_list=True)),
+                ("trivial", trivial_per_s),
+                ("parked", parked_per_s),
+                ("trivial CPU", trivial_us),
+                ("parked CPU", parked_us),
             ):
-                figures.setdefault(name, []).append(value)
-            for parked in PARKED:
-                figures.setdefault(f"idle {parked}", []).append(await _idle_statements_per_s(url, parked))
-            cluster.drop_database(f"bench_{number}")
-    commit = Figure(name="bare INSERT and COMMIT", unit="ms", rounds=tuple(figures["commit"]))
-    trivial = Figure(name=f"plain Oban, {MANY} trivial jobs", unit="jobs/s", rounds=tuple(figures["trivial"]))
-    few, many = (
-        Figure(name=f"idle worker, {parked:,} parked jobs", unit="statem./s", rounds=tuple(figures[f"idle {parked}"]))
-        for parked in PARKED
-    )
+                found.setdefault(name, []).append(value)
+    rounds = {name: tuple(values) for name, values in found.items()}
+    commit = Figure(name="bare INSERT and COMMIT", unit="ms", rounds=rounds["commit"])
+    one_by_one = Figure(name=f"{LIVE:,} live waits, signalled one by one", unit="ms", rounds=rounds["one by one"])
+    trivial = Figure(name=f"plain Oban, {MANY:,} trivial jobs", unit="jobs/s", rounds=rounds["trivial"])
+    trivial_cpu = Figure(name=f"{trivial.name}: client CPU", unit="µs/job", rounds=rounds["trivial CPU"])
     return [
         commit,
-        Figure(name="signal to payload, live", unit="ms", rounds=tuple(figures["live"]), yardstick=commit),
-        Figure(name="signal to payload, snoozed", unit="ms", rounds=tuple(figures["snoozed"]), yardstick=commit),
+        Figure(name="signal to payload, live", unit="ms", rounds=rounds["live"], yardstick=commit),
+        Figure(name="signal to payload, snoozed", unit="ms", rounds=rounds["snoozed"], yardstick=commit),
+        one_by_one,
+        Figure(
+            name=f"{LIVE:,} live waits, signalled as one list",
+            unit="ms",
+            rounds=rounds["list"],
+            yardstick=one_by_one,
+            at_most=LIST_AT_MOST,
+        ),
         trivial,
         Figure(
-            name=f"{MANY} parked jobs, signalled and completed",
+            name=f"{MANY:,} parked jobs, signalled and completed",
             unit="jobs/s",
-            rounds=tuple(figures["parked"]),
+            rounds=rounds["parked"],
             yardstick=trivial,
+            at_least=COMPLETED_AT_LEAST,
         ),
-        few,
-        Figure(name=many.name, unit=many.unit, rounds=many.rounds, yardstick=few),
+        trivial_cpu,
+        Figure(
+            name=f"{MANY:,} parked jobs, signalled and completed: client CPU",
+            unit="µs/job",
+            rounds=rounds["parked CPU"],
+            yardstick=trivial_cpu,
+        ),
     ]
 
 
 @asynccontextmanager
-async def _engine(url: str, queues: dict[str, int]) -> AsyncGenerator[ObanEngine, None]:
+async def attached(url: str, queues: dict[str, int]) -> AsyncGenerator[ObanEngine, None]:
+    """Run the engine, with all of a queue's slots for live waits."""
     async with (
         AsyncConnectionPool(url, min_size=2, max_size=10, open=False) as pool,
         attach(Oban(pool=pool, queues=queues), live_share=1) as engine,
@@ -93,31 +124,59 @@ async def _engine(url: str, queues: dict[str, int]) -> AsyncGenerator[ObanEngine
         yield engine
 
 
+async def parked(url: str) -> tuple[float, float]:
+    """Wake parked jobs by one list; return how many completed a second, and microseconds of CPU for each."""
+    await empty(url)
+    job_ids = await enqueue(url, MANY, worker=PATIENT, args='{"wait_timeout": 5}', park=True)
+    async with attached(url, {"default": SLOTS}) as engine:
+        # The connections of the delivery are open, as those of the engine are.
+        [warm] = await engine.enqueue_many([Trivial.new({}, scheduled_in=3600)])  # type: ignore[attr-defined]
+        await engine.signal(warm, "warm")
+        await engine.delete_job(warm)
+        before = Usage.so_far()
+        started = time.perf_counter()
+        await engine.signal(job_ids, "go")
+        await until(url, _COMPLETED)
+        taken_s = time.perf_counter() - started
+        used = Usage.so_far().since(before)
+    return MANY / taken_s, used.client_s / MANY * 1e6
+
+
+async def _trivial(url: str) -> tuple[float, float]:
+    """The same of jobs that do nothing, once they become available to an Oban that knows nothing of the ledger."""
+    await empty(url)
+    await enqueue(url, MANY, worker=TRIVIAL, scheduled=True)
+    connection = await asyncpg.connect(url)
+    async with (
+        AsyncConnectionPool(url, min_size=2, max_size=10, open=False) as pool,
+        Oban(pool=pool, queues={"default": SLOTS}),
+    ):
+        before = Usage.so_far()
+        started = time.perf_counter()
+        await connection.execute(_MAKE_AVAILABLE)
+        await until(url, _COMPLETED)
+        taken_s = time.perf_counter() - started
+        used = Usage.so_far().since(before)
+    await connection.close()
+    return MANY / taken_s, used.client_s / MANY * 1e6
+
+
 async def _commit_ms(url: str) -> float:
     connection = await asyncpg.connect(url)
     started = time.perf_counter()
     for number in range(SAMPLES):
         await connection.execute("INSERT INTO bare (job_id) VALUES ($1)", number)
-    taken = time.perf_counter() - started
+    taken_s = time.perf_counter() - started
     await connection.close()
-    return taken / SAMPLES * 1000
+    return taken_s / SAMPLES * 1000
 
 
 async def _latency_ms(url: str, *, wait_timeout: float, kind: str) -> float:
-    async with _engine(url, {"default": SAMPLES}) as engine:
-        jobs = await engine.enqueue_many(
-            Patient.new({"wait_timeout": wait_timeout})  # type: ignore[attr-defined]
-            for _ in range(SAMPLES)
-        )
-        job_ids = {job.id for job in jobs if job.id is not None}
-        waiting: set[int] = set()
-        async for recorded in engine.ledger.follow():
-            if recorded.kind == kind and recorded.job_id in job_ids:
-                waiting.add(recorded.job_id)
-            if waiting == job_ids:
-                break
+    await empty(url)
+    async with attached(url, {"default": SAMPLES}) as engine:
+        job_ids = await _waiting(engine, SAMPLES, wait_timeout=wait_timeout, kind=kind)
         latencies = []
-        for job_id in sorted(job_ids):
+        for job_id in job_ids:
             _got[job_id] = asyncio.get_running_loop().create_future()
             started = time.perf_counter()
             await engine.signal(job_id, "go")
@@ -126,77 +185,35 @@ async def _latency_ms(url: str, *, wait_timeout: float, kind: str) -> float:
         return statistics.median(latencies) * 1000
 
 
-async def _trivial_per_s(url: str) -> float:
-    connection = await _emptied(url)
-    async with AsyncConnectionPool(url, min_size=2, max_size=10, open=False) as pool:
-        await connection.execute(
-            "INSERT INTO oban_jobs (worker) SELECT $1 FROM generate_series(1, $2::integer)",
-            f"{Trivial.__module__}.{Trivial.__qualname__}",
-            MANY,
-        )
+async def _live_ms(url: str, *, as_list: bool) -> float:
+    """Measure from the first signal until the last of many live waits has its payload."""
+    await empty(url)
+    async with attached(url, {"default": LIVE}) as engine:
+        job_ids = await _waiting(engine, LIVE, wait_timeout=60.0, kind="awaited")
+        for job_id in job_ids:
+            _got[job_id] = asyncio.get_running_loop().create_future()
         started = time.perf_counter()
-        async with Oban(pool=pool, queues={"default": 50}):
-            await _until_completed(connection)
-            taken = time.perf_counter() - started
-    await connection.close()
-    return MANY / taken
+        if as_list:
+            await engine.signal(job_ids, "go")
+        else:
+            for job_id in job_ids:
+                await engine.signal(job_id, "go")
+        ended = max(await asyncio.gather(*_got.values()))
+        _got.clear()
+        return (ended - started) * 1000
 
 
-async def _parked_per_s(url: str) -> float:
-    connection = await _emptied(url)
-    job_ids = await _park(connection, MANY)
-    async with _engine(url, {"default": 50}) as engine:
-        started = time.perf_counter()
-        await engine.signal(job_ids, "go")
-        await _until_completed(connection)
-        taken = time.perf_counter() - started
-    await connection.close()
-    return MANY / taken
-
-
-async def _idle_statements_per_s(url: str, parked: int) -> float:
-    """Count what Oban and the ledger ask of the database, by its own statistics."""
-    connection = await _emptied(url)
-    await _park(connection, parked)
-    async with _engine(url, {"default": 10}):
-        await asyncio.sleep(1)
-        before = await _transactions(connection)
-        await asyncio.sleep(IDLE_S)
-        count = await _transactions(connection) - before
-    await connection.close()
-    return count / IDLE_S
-
-
-async def _transactions(connection: asyncpg.Connection) -> int:
-    await connection.execute("SELECT pg_stat_clear_snapshot()")
-    count: int = await connection.fetchval(
-        "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+async def _waiting(engine: ObanEngine, count: int, *, wait_timeout: float, kind: str) -> list[int]:
+    """Enqueue jobs and return their ids when all of them wait."""
+    jobs = await engine.enqueue_many(
+        Patient.new({"wait_timeout": wait_timeout})  # type: ignore[attr-defined]
+        for _ in range(count)
     )
-    return count
-
-
-async def _park(connection: asyncpg.Connection, count: int) -> list[int]:
-    """Make jobs that sleep on their first wait, as their snooze leaves them."""
-    rows = await connection.fetch(
-        """INSERT INTO oban_jobs (worker, args) SELECT $1, '{"wait_timeout": 5}' FROM generate_series(1, $2::integer)
-        RETURNING id""",
-        f"{Patient.__module__}.{Patient.__qualname__}",
-        count,
-    )
-    await connection.execute(PARK)
-    await connection.execute("VACUUM (ANALYZE) oban_jobs")
-    return [row["id"] for row in rows]
-
-
-async def _emptied(url: str) -> asyncpg.Connection:
-    connection = await asyncpg.connect(url)
-    await connection.execute(
-        "TRUNCATE signal_ledger.events, signal_ledger.waits, signal_ledger.cancels; TRUNCATE oban_jobs"
-    )
-    return connection
-
-
-async def _until_completed(connection: asyncpg.Connection) -> None:
-    # Each look is a look at the database, which tells nobody.
-    while await connection.fetchval("SELECT EXISTS (SELECT FROM oban_jobs WHERE state <> 'completed')"):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    job_ids = {job.id for job in jobs if job.id is not None}
+    waiting: set[int] = set()
+    async for recorded in engine.ledger.follow():
+        if recorded.kind == kind and recorded.job_id in job_ids:
+            waiting.add(recorded.job_id)
+        if waiting == job_ids:
+            break
+    return sorted(job_ids)

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import erlpack
 
 from benchmarks.figures import Figure
+from benchmarks.options import Options
 from signal_ledger import codec
 
 PAYLOADS: dict[str, object] = {
@@ -16,7 +16,7 @@ PAYLOADS: dict[str, object] = {
 }
 
 
-async def payloads(_folder: Path, rounds: int, seconds: float) -> list[Figure]:
+async def payloads(options: Options) -> list[Figure]:
     """Encode and decode some payloads."""
     figures = []
     for name, payload in PAYLOADS.items():
@@ -27,9 +27,9 @@ async def payloads(_folder: Path, rounds: int, seconds: float) -> list[Figure]:
             ("decode", lambda data=data: codec.decode(data), lambda packed=packed: erlpack.unpack(packed)),
         ):
             yardstick, own = [], []
-            for _ in range(rounds):
-                yardstick.append(_microseconds(theirs, seconds / 10))
-                own.append(_microseconds(ours, seconds / 10))
+            for _ in range(options.rounds):
+                yardstick.append(_microseconds(theirs, options.seconds / 10))
+                own.append(_microseconds(ours, options.seconds / 10))
             other = "erlpack.pack" if verb == "encode" else "erlpack.unpack"
             figures.append(
                 Figure(

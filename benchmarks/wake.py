@@ -9,6 +9,7 @@ from oban import Job, worker
 
 from benchmarks import raw
 from benchmarks.figures import Figure
+from benchmarks.options import Options
 from signal_ledger import LiteEngine, await_signal, lite
 
 SAMPLES = 60
@@ -27,11 +28,11 @@ class Patient:
         _got[job.id].set_result(time.perf_counter())
 
 
-async def wake(folder: Path, rounds: int, seconds: float) -> list[Figure]:
+async def wake(options: Options) -> list[Figure]:
     """Measure the time from the call of `signal` to the return of `await_signal`."""
-    del seconds
+    folder = options.folder
     commits, live, snoozed = [], [], []
-    for number in range(rounds):
+    for number in range(options.rounds):
         commits.append(1000 / raw.bare_rows_per_s(folder / f"commit-{number}.db", 1, 0.3))
         live.append(await _latency_ms(folder / f"live-{number}.db", wait_timeout=60.0, status="live"))
         snoozed.append(await _latency_ms(folder / f"snoozed-{number}.db", wait_timeout=0.0, status="snoozed"))

@@ -26,7 +26,8 @@ class At:
             self.suspensions += 1
             if self.suspensions == self.n:
                 error = self.act(waits_for)
-                continue
+                if error is not None:
+                    continue
             try:
                 value = yield waits_for
             except BaseException as thrown:
@@ -43,6 +44,29 @@ def cancel_at(n, coroutine):
         return asyncio.CancelledError()
 
     return At(n, coroutine, act)
+
+
+def cancel_here_at(n, coroutine):
+    """Cancel the very task that drives a coroutine, at its n-th suspension.
+
+    The future that it waits for learns of it first, and its callbacks have run when the coroutine does: drivers of
+    databases that clean up after themselves do so there.
+    """
+
+    def act(_waits_for):
+        asyncio.current_task().cancel()
+
+    return At(n, coroutine, act)
+
+
+def cancel_task_at(n, coroutine):
+    """Return a task that cancels itself at a coroutine's n-th suspension, and what drives it."""
+    driven = cancel_here_at(n, coroutine)
+
+    async def drive():
+        return await driven
+
+    return asyncio.create_task(drive()), driven
 
 
 def kill_at(n, coroutine):

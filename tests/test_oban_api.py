@@ -243,6 +243,19 @@ def test_what_started_an_engine_is_seen_by_its_token():
     assert oban_api.rescue_after_of(oban_api.query_of(engine)) is None
 
 
+def test_a_notifier_leaves_things_behind():
+    """Why it is mended: what it begins anew it does not end, and it stops nothing while it has no connection."""
+    notifier = _notifier.PostgresNotifier
+    connecting, stopping = (inspect.getsource(inspect.unwrap(getattr(notifier, name))) for name in ("_connect", "stop"))
+    assert "self._conn = await" in connecting
+    assert "self._loop_task = asyncio.create_task(" in connecting
+    assert "self._beat_task = asyncio.create_task(" in connecting
+    assert "cancel()" not in connecting
+    assert "or not self._conn:\n            return" in stopping
+    for name in ("_loop", "_beat"):
+        assert "asyncio.create_task(self._reconnect())" in inspect.getsource(getattr(notifier, name))
+
+
 def test_plain_json_is_a_notification():
     """The database function sends what Oban's notifier does not encode."""
     assert _notifier.decode_payload('{"jobs": [1, 2]}') == {"jobs": [1, 2]}

@@ -17,6 +17,7 @@ from signal_ledger_adapters.lite.queue import QueueConfig
 from signal_ledger_adapters.oban.engine import ObanConfig, ObanEngine
 from signal_ledger_adapters.oban.store import DistributedStore, Statements
 from signal_ledger_adapters.oban_api import conninfo_of, is_behind_pooler, prefix_of
+from signal_ledger_adapters.postgres.asking import TIMEOUT_S
 from signal_ledger_adapters.postgres.connection import to_url, url_of_conninfo
 from signal_ledger_adapters.postgres.migrate import find_names
 from signal_ledger_adapters.postgres.migrate import migrate as migrate_postgres
@@ -31,10 +32,14 @@ from signal_ledger_adapters.sqlite.store import SqliteStore
 DEFAULT_QUEUES: Mapping[str, QueueConfig] = {"default": 10}
 
 
+# The first digit of the fourth group of a UUID, whose upper two bits tell its variant.
+_VARIANTS = {digit: "89ab"[number % 4] for number, digit in enumerate("0123456789abcdef")}
+
+
 def new_id() -> SignalId:
     """Draw a random UUID as text: RFC 9562, version 4. A third of the time that the uuid module takes."""
     digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) % 4]
+    variant = _VARIANTS[digits[16]]
     return SignalId(f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}")
 
 
@@ -104,9 +109,15 @@ def migration_sql(*, schema: str, oban_prefix: str) -> str:
 
 @asynccontextmanager
 async def open_sqlite_ledger(
-    url: str, *, read_only: bool = False, limits: Limits = DEFAULT_LIMITS, schema: str | None = None
+    url: str,
+    *,
+    read_only: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    schema: str | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> AsyncGenerator[Ledger, None]:
     """Open the ledger of a SQLite file; see `signal_ledger.open_ledger`."""
+    del timeout_s  # a file needs none: it answers, or its fault is told
     if schema is not None:
         raise ValueError(f"schema: expected None for a SQLite file, which has no schemas, got {schema!r}")
     store = await SqliteStore.open(to_path(url), clock=utc_now, read_only=read_only)
@@ -118,12 +129,17 @@ async def open_sqlite_ledger(
 
 @asynccontextmanager
 async def open_postgres_ledger(
-    url: str, *, read_only: bool = False, limits: Limits = DEFAULT_LIMITS, schema: str | None = None
+    url: str,
+    *,
+    read_only: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    schema: str | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> AsyncGenerator[Ledger, None]:
     """Open a ledger on PostgreSQL; see `signal_ledger.open_ledger`."""
     parsed = to_url(url)
-    names = await find_names(parsed, Names().schema if schema is None else schema)
-    store = await PostgresStore.open(parsed, names, read_only=read_only)
+    names = await find_names(parsed, Names().schema if schema is None else schema, timeout_s)
+    store = await PostgresStore.open(parsed, names, read_only=read_only, timeout_s=timeout_s)
     try:
         yield Ledger(store, None if read_only else Sender(store=store, new_id=new_id, limits=limits))
     finally:

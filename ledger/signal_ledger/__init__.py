@@ -272,7 +272,12 @@ def migration_sql(*, schema: str = "signal_ledger", oban_prefix: str = "public")
 
 
 def open_ledger(
-    url: str, *, read_only: bool = False, limits: "Limits | None" = None, schema: str | None = None
+    url: str,
+    *,
+    read_only: bool = False,
+    limits: "Limits | None" = None,
+    schema: str | None = None,
+    timeout: float = 30.0,
 ) -> "AbstractAsyncContextManager[Ledger]":
     """Open a ledger without an engine: to audit, replay and verify, and to signal.
 
@@ -281,13 +286,16 @@ def open_ledger(
         read_only: Change nothing at all; such a ledger cannot signal.
         limits: Bounds on the payloads of signals.
         schema: On PostgreSQL, the ledger's own schema; ``signal_ledger`` unless given.
+        timeout: On PostgreSQL, how long each answer of the database is waited for, in seconds: then a question of the
+            ledger ends in `TimeoutError`. Signals have a timeout of their own.
 
     Returns:
         An async context manager that yields the `Ledger`.
 
     Raises:
-        ValueError: The URL is none, or there is no backend for it.
+        ValueError: The URL is none, or there is no backend for it; or the timeout is none.
         SchemaError: On entering: the database holds no ledger that this library can use.
+        TimeoutError: On entering: the database does not answer.
 
     Example:
         >>> import asyncio
@@ -307,7 +315,10 @@ def open_ledger(
         job 1: delivered by ada@example.com: approved
         verify: ok (1 event, 1 stream)
     """
+    from signal_ledger.arguments import to_seconds  # noqa: PLC0415
     from signal_ledger.backends import backend_for  # noqa: PLC0415
     from signal_ledger.codec.limits import to_limits  # noqa: PLC0415
 
-    return backend_for(url)(url, read_only=read_only, limits=to_limits(limits), schema=schema)
+    return backend_for(url)(
+        url, read_only=read_only, limits=to_limits(limits), schema=schema, timeout_s=to_seconds("timeout", timeout)
+    )

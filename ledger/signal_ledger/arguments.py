@@ -106,6 +106,9 @@ def to_targets(target: object) -> tuple[list[JobId], bool]:
         TypeError: It is, or holds, something else; a bool, for instance.
         ValueError: A job has no id yet, or an id does not fit in 64 bits.
     """
+    if type(target) is int and _ID_MIN <= target <= _ID_MAX:
+        # What most calls give; a bool is of another type.
+        return [JobId(target)], True
     if isinstance(target, int) or hasattr(target, "id"):
         return [_job_id(target)], True
     if isinstance(target, str | bytes | Mapping) or not isinstance(target, Iterable):

@@ -15,7 +15,7 @@ class Backend(Protocol):
     """Opens the ledger of a database."""
 
     def __call__(
-        self, url: str, *, read_only: bool, limits: Limits, schema: str | None
+        self, url: str, *, read_only: bool, limits: Limits, schema: str | None, timeout_s: float
     ) -> AbstractAsyncContextManager[Ledger]:
         """As `signal_ledger.open_ledger`."""
         ...

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from signal_ledger.constructors import constructor
 from signal_ledger.events import Cause
-from signal_ledger.fast_init import fast_init
 from signal_ledger.names import Execution, JobId, SignalId
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deliver:
     """Store a signal for a job.
@@ -35,6 +34,9 @@ class Deliver:
     key_ids: tuple[SignalId, ...] = ()
     source: str | None = None
     is_first_try: bool = True
+
+
+new_deliver = constructor(Deliver)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

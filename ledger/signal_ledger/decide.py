@@ -32,8 +32,10 @@ from signal_ledger.decisions import (
     TakeRefusal,
     TakeReply,
     Waiting,
+    new_accepted,
+    new_stored,
 )
-from signal_ledger.events import Awaited, Closed, Consumed, Delivered, DeliveryOutcome, Snoozed, TimedOut
+from signal_ledger.events import Awaited, Closed, Consumed, DeliveryOutcome, Snoozed, TimedOut, new_delivered
 from signal_ledger.facts import Facts, PriorDelivery
 from signal_ledger.jobs import TERMINAL, JobState, JobView
 from signal_ledger.names import NO_EXECUTION
@@ -100,7 +102,7 @@ def _deliver(
     if job.state in TERMINAL:
         return Accepted(events=(), reply=Ignored(reason=job.state.value))
     outcome = _outcome_of_delivery(state, job, command.channel, now)
-    delivered = Delivered(
+    delivered = new_delivered(
         run=state.open_run,
         channel=command.channel,
         signal_id=command.signal_id,
@@ -110,7 +112,7 @@ def _deliver(
         source=command.source,
         outcome=outcome,
     )
-    return Accepted(events=(delivered,), reply=Stored(outcome=outcome, version=state.version + 1))
+    return new_accepted(events=(delivered,), reply=new_stored(outcome=outcome, version=state.version + 1))
 
 
 def _repeated(state: WaitState, command: Deliver, prior: PriorDelivery) -> Decision[DeliverReply, Conflict]:

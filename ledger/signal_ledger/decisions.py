@@ -4,20 +4,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from signal_ledger.constructors import constructor
 from signal_ledger.events import DeliveryOutcome, Event
-from signal_ledger.fast_init import fast_init
 from signal_ledger.names import SignalId
 
 # Replies
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """The delivery was recorded, now or by an earlier try of the same call."""
 
     outcome: DeliveryOutcome
     version: int
+
+
+new_stored = constructor(Stored)
 
 
 class Fate(StrEnum):
@@ -149,13 +151,15 @@ type Refusal = TakeRefusal | Conflict
 # Decisions
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted[R: Reply]:
     """Append these events, then give this reply."""
 
     events: tuple[Event, ...]
     reply: R
+
+
+new_accepted = constructor(Accepted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,11 @@ from uuid import UUID, uuid5
 
 from signal_ledger.arguments import to_channel, to_optional_text, to_seconds, to_targets
 from signal_ledger.codec import DEFAULT_LIMITS, Limits, encode_with_digest
-from signal_ledger.commands import Deliver
+from signal_ledger.commands import Deliver, new_deliver
 from signal_ledger.decisions import DeliverReply, Fate
 from signal_ledger.errors import DeliveryUnknown
 from signal_ledger.names import JobId, SignalId
-from signal_ledger.operations import DeliverCall
+from signal_ledger.operations import DeliverCall, new_deliver_call
 from signal_ledger.ports import DeliveryStore, StoreUnavailableError
 from signal_ledger.receipt import Outcome, Receipt, stored_receipt, to_receipt
 
@@ -67,7 +67,7 @@ class Sender:
         call_id = repeated_id or self.new_id()
         deliveries = tuple(
             [
-                Deliver(
+                new_deliver(
                     job_id=job_id,
                     signal_id=call_id if is_single else _id_in_list(call_id, job_id),
                     channel=stored_channel,
@@ -83,22 +83,12 @@ class Sender:
         if not deliveries:
             return []
         if conn is None:
-            receipts = await self._deliver_now(deliveries, call_id, timeout_s)
+            replies = await self._deliver(new_deliver_call(deliveries=deliveries), call_id, timeout_s)
+            receipts = self._receipts(deliveries, replies)
         else:
             await self._store(conn, deliveries, call_id, timeout_s)
             receipts = [stored_receipt(delivery.job_id, delivery.signal_id) for delivery in deliveries]
         return receipts[0] if is_single else _in_order(job_ids, receipts)
-
-    async def _deliver_now(self, deliveries: tuple[Deliver, ...], call_id: SignalId, timeout_s: float) -> list[Receipt]:
-        replies = await self._deliver(DeliverCall(deliveries=deliveries), call_id, timeout_s)
-        receipts = [
-            to_receipt(delivery.job_id, delivery.signal_id, reply)
-            for delivery, reply in zip(deliveries, replies, strict=True)
-        ]
-        for receipt in receipts:
-            if receipt.outcome is Outcome.WOKEN or receipt.outcome is Outcome.LIVE:
-                self.delivered(receipt.job_id, receipt.outcome)
-        return receipts
 
     async def _deliver(self, call: DeliverCall, call_id: SignalId, timeout_s: float) -> list[DeliverReply]:
         """Deliver, and try again as long as there is time: the ids stay the same, so nothing is delivered twice."""
@@ -106,20 +96,35 @@ class Sender:
         ends = loop.time() + timeout_s
         delay_s = _RETRY_DELAY_S
         left_s = timeout_s
+        trouble: StoreUnavailableError | None = None
         while True:
             try:
                 return await self.store.deliver(call, timeout_s=left_s)
-            except TimeoutError:
-                raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s) from None
+            except TimeoutError as error:
+                # What was in the way before says more than that the time is up.
+                cause = error.__cause__ or trouble
+                reason = str(error) or (None if trouble is None else str(trouble))
+                raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s, reason=reason) from cause
             except StoreUnavailableError as error:
+                trouble = error
                 logger.warning("a signal could not be stored yet: %s", error)
                 left_s = ends - loop.time()
                 if left_s <= 0:
-                    raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s) from error
+                    raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s, reason=str(error)) from error
             call = call.again()
             await asyncio.sleep(min(delay_s, left_s))
             left_s = max(0.0, ends - loop.time())
             delay_s = min(2 * delay_s, _RETRY_DELAY_MAX_S)
+
+    def _receipts(self, deliveries: tuple[Deliver, ...], replies: list[DeliverReply]) -> list[Receipt]:
+        receipts = []
+        for delivery, reply in zip(deliveries, replies, strict=True):
+            receipt = to_receipt(delivery.job_id, delivery.signal_id, reply)
+            outcome = receipt.outcome
+            if outcome is Outcome.WOKEN or outcome is Outcome.LIVE:
+                self.delivered(delivery.job_id, outcome)
+            receipts.append(receipt)
+        return receipts
 
     async def _store(
         self, connection: object, deliveries: tuple[Deliver, ...], call_id: SignalId, timeout_s: float

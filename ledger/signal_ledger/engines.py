@@ -1,5 +1,6 @@
 """The engines that are open in this process, so that `signal` finds the one to use."""
 
+import os
 from abc import abstractmethod
 
 from signal_ledger.delivery import CanSignal
@@ -15,6 +16,9 @@ class Engine(CanSignal):
 
 
 _open: list[Engine] = []
+
+# A fork has copies of engines whose tasks and connections it has not.
+os.register_at_fork(after_in_child=_open.clear)
 
 
 def register(engine: Engine) -> None:

@@ -71,13 +71,16 @@ class DeliveryUnknown(RuntimeError):  # noqa: N818 - named for the situation
     Attributes:
         signal_id: The id of the call. Repeating the call with it as ``key`` is safe: it is delivered at most once.
         timeout_s: The bound that was exceeded, in seconds.
+        reason: What the database said last, such as that its disk is full; None if it said nothing.
     """
 
-    def __init__(self, *, signal_id: str, timeout_s: float) -> None:
+    def __init__(self, *, signal_id: str, timeout_s: float, reason: str | None = None) -> None:
         self.signal_id = signal_id
         self.timeout_s = timeout_s
+        self.reason = reason
+        why = "" if reason is None else f" ({reason})"
         super().__init__(
-            f"no answer from the database within {timeout_s:g} s: the signal may or may not have been stored; "
+            f"no answer from the database within {timeout_s:g} s{why}: the signal may or may not have been stored; "
             f"repeat the call with key={signal_id!r} to deliver it at most once"
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from signal_ledger.fast_init import fast_init
+from signal_ledger.constructors import constructor
 from signal_ledger.names import Execution, SignalId
 
 
@@ -70,7 +70,6 @@ class Snoozed:
     deadline_at: datetime | None
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
     """A signal was stored for the job.
@@ -94,6 +93,9 @@ class Delivered:
     key: str | None
     source: str | None
     outcome: DeliveryOutcome
+
+
+new_delivered = constructor(Delivered)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

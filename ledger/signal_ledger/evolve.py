@@ -8,7 +8,7 @@ from typing import assert_never
 from signal_ledger.events import Awaited, Closed, Consumed, Delivered, DeliveryOutcome, Event, Snoozed, TimedOut
 from signal_ledger.names import JobId
 from signal_ledger.recorded import RecordedEvent
-from signal_ledger.wait_state import Inbox, OpenWait, Status, WaitState
+from signal_ledger.wait_state import Inbox, OpenWait, Status, WaitState, new_inbox, new_wait_state
 
 
 def fold(job_id: JobId, events: Iterable[RecordedEvent]) -> WaitState:
@@ -101,10 +101,10 @@ def _snoozed(state: WaitState, event: Snoozed, version: int, recorded_at: dateti
 def _delivered(state: WaitState, event: Delivered, version: int, recorded_at: datetime) -> WaitState:
     before = state.inbox_of(event.channel)
     if before is None:
-        inbox = Inbox(channel=event.channel, pending=1, after=version - 1)
+        inbox = new_inbox(channel=event.channel, pending=1, after=version - 1)
     else:
-        inbox = Inbox(channel=event.channel, pending=before.pending + 1, after=before.after)
-    return WaitState(
+        inbox = new_inbox(channel=event.channel, pending=before.pending + 1, after=before.after)
+    return new_wait_state(
         job_id=state.job_id,
         run=state.run,
         version=version,

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import ClassVar, assert_never
 
 from signal_ledger.commands import Close, Deliver, Snooze, Take
+from signal_ledger.constructors import constructor
 from signal_ledger.decide import decide
 from signal_ledger.decisions import (
     Accepted,
@@ -13,14 +14,14 @@ from signal_ledger.decisions import (
     Refused,
     SnoozeRefusal,
     SnoozeReply,
+    Stored,
     TakeRefusal,
     TakeReply,
 )
 from signal_ledger.errors import KeyConflict
-from signal_ledger.events import Cause, Delivered, DeliveryOutcome, Event
+from signal_ledger.events import Cause, DeliveryOutcome, Event
 from signal_ledger.evolve import evolve
 from signal_ledger.facts import NO_FACTS
-from signal_ledger.fast_init import fast_init
 from signal_ledger.names import JobId
 from signal_ledger.stored import to_stored
 from signal_ledger.unit import LedgerUnit
@@ -28,7 +29,6 @@ from signal_ledger.upcast import NewerEventError
 from signal_ledger.wait_state import WaitState
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverCall:
     """One call of `signal`: deliveries to different jobs, all or none (promise D2).
@@ -47,7 +47,10 @@ class DeliverCall:
     @property
     def size_bytes(self) -> int:
         """The payloads."""
-        return sum([len(delivery.payload) for delivery in self.deliveries])
+        size = 0
+        for delivery in self.deliveries:
+            size += len(delivery.payload)
+        return size
 
     def again(self) -> "DeliverCall":
         """Return the same call as another try, which an earlier one may have stored."""
@@ -55,34 +58,12 @@ class DeliverCall:
 
     def run(self, unit: LedgerUnit) -> list[DeliverReply]:
         """Deliver, or raise `KeyConflict` with nothing written."""
-        decided = [self._decide(unit, delivery) for delivery in self.deliveries]
-        replies = []
-        for delivery, (state, now, accepted) in zip(self.deliveries, decided, strict=True):
-            if accepted.events:
-                _record(unit, state, accepted.events, now)
-                [delivered] = accepted.events
-                if isinstance(delivered, Delivered) and delivered.outcome is DeliveryOutcome.WOKEN:
-                    unit.wake(delivery.job_id)
-            replies.append(accepted.reply)
-        return replies
+        # All are decided before the first is recorded: a refusal leaves nothing behind.
+        decided = [_decide_delivery(unit, delivery) for delivery in self.deliveries]
+        return [_record_delivery(unit, state, accepted, now) for state, accepted, now in decided]
 
-    def _decide(self, unit: LedgerUnit, delivery: Deliver) -> tuple[WaitState, datetime, Accepted[DeliverReply]]:
-        state = unit.state(delivery.job_id)
-        is_new = delivery.is_first_try and delivery.key is None
-        facts = NO_FACTS if is_new else unit.facts(delivery, state)
-        now = _stream_time(unit, state)
-        match decide(state, unit.view(delivery.job_id), delivery, facts, now):
-            case Accepted() as accepted:
-                return state, now, accepted
-            case Refused(refusal=conflict):
-                raise KeyConflict(
-                    job_id=delivery.job_id,
-                    key=conflict.key,
-                    signal_id=conflict.signal_id,
-                    difference=conflict.difference,
-                )
-            case unreachable:
-                assert_never(unreachable)
+
+new_deliver_call = constructor(DeliverCall)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +123,38 @@ def close(unit: LedgerUnit, job_id: JobId, cause: Cause) -> None:
     _record(unit, state, accepted.events, now)
 
 
+def _decide_delivery(unit: LedgerUnit, delivery: Deliver) -> tuple[WaitState, Accepted[DeliverReply], datetime]:
+    job_id = delivery.job_id
+    state = unit.state(job_id)
+    is_new = delivery.is_first_try and delivery.key is None
+    facts = NO_FACTS if is_new else unit.facts(delivery, state)
+    now = _stream_time(unit, state)
+    match decide(state, unit.view(job_id), delivery, facts, now):
+        case Accepted() as accepted:
+            return state, accepted, now
+        case Refused(refusal=conflict):
+            raise KeyConflict(
+                job_id=job_id, key=conflict.key, signal_id=conflict.signal_id, difference=conflict.difference
+            )
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _record_delivery(
+    unit: LedgerUnit, state: WaitState, accepted: Accepted[DeliverReply], now: datetime
+) -> DeliverReply:
+    reply = accepted.reply
+    if accepted.events:
+        _record(unit, state, accepted.events, now)
+        if isinstance(reply, Stored) and reply.outcome is DeliveryOutcome.WOKEN:
+            unit.wake(state.job_id)
+    return reply
+
+
 def _stream_time(unit: LedgerUnit, state: WaitState) -> datetime:
     """The time of the next event: the clock's, but never before the stream's last event (promise W7)."""
-    now = unit.now
-    return now if state.recorded_at is None or now > state.recorded_at else state.recorded_at
+    now, last = unit.now, state.recorded_at
+    return now if last is None or now > last else last
 
 
 def _record(unit: LedgerUnit, state: WaitState, events: Sequence[Event], now: datetime) -> None:

@@ -95,10 +95,25 @@ def to_waiting_job(state: WaitState, wait: OpenWait, cursor: str) -> WaitingJob:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableEvent:
+    """A row of the log whose columns are none that a store writes.
+
+    Args:
+        job_id: Its stream.
+        version: Its version.
+        reason: What is wrong with it. Never a payload.
+    """
+
+    job_id: JobId
+    version: int
+    reason: str
+
+
 class Snapshot(Protocol):
     """The whole log and its projection at one moment."""
 
-    def rows(self) -> AsyncIterator[tuple[int, StoredEvent]]:
+    def rows(self) -> AsyncIterator[tuple[int, StoredEvent | UnreadableEvent]]:
         """Yield position and row of every event, ordered by job and version."""
         ...
 

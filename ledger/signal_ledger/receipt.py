@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from signal_ledger.constructors import constructor
 from signal_ledger.decisions import DeliverReply, Duplicate, Ignored, Stored
 from signal_ledger.events import DeliveryOutcome
-from signal_ledger.fast_init import fast_init
 from signal_ledger.names import JobId, SignalId
 
 
@@ -30,7 +30,6 @@ class Outcome(StrEnum):
 _OUTCOMES = {outcome: Outcome(outcome.value) for outcome in DeliveryOutcome}
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What happened to one delivery.
@@ -51,6 +50,9 @@ class Receipt:
     reason: str | None = None
 
 
+_new_receipt = constructor(Receipt)
+
+
 def stored_receipt(job_id: JobId, signal_id: SignalId) -> Receipt:
     """Return the receipt of a signal that is stored in its caller's own transaction (promise D8)."""
     return Receipt(job_id=job_id, outcome=Outcome.STORED, signal_id=signal_id, version=None)
@@ -60,7 +62,7 @@ def to_receipt(job_id: JobId, signal_id: SignalId, reply: DeliverReply) -> Recei
     """Turn a store's reply into a receipt."""
     match reply:
         case Stored(outcome=outcome, version=version):
-            return Receipt(job_id=job_id, outcome=_OUTCOMES[outcome], signal_id=signal_id, version=version)
+            return _new_receipt(job_id=job_id, outcome=_OUTCOMES[outcome], signal_id=signal_id, version=version)
         case Duplicate(signal_id=first, version=version, fate=fate):
             return Receipt(
                 job_id=job_id, outcome=Outcome.DUPLICATE, signal_id=first, version=version, reason=fate.value

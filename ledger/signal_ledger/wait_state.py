@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from signal_ledger.fast_init import fast_init
+from signal_ledger.constructors import constructor
 from signal_ledger.names import NO_EXECUTION, Execution, JobId, public_channel
 
 
@@ -42,7 +42,6 @@ class OpenWait:
     was_snoozed: bool
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inbox:
     """The signals of a channel that nobody has consumed, first in, first out. Absent when empty.
@@ -58,7 +57,9 @@ class Inbox:
     after: int
 
 
-@fast_init
+new_inbox = constructor(Inbox)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitState:
     """A job's wait state, folded from its stream. Two of them are compared by value.
@@ -135,3 +136,6 @@ class WaitState:
     def open_run(self) -> int:
         """The run that the next event belongs to."""
         return self.run + 1 if self.status is Status.CLOSED else self.run
+
+
+new_wait_state = constructor(WaitState)

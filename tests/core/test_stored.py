@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from signal_ledger.codec import encode_with_digest
 from signal_ledger.errors import PayloadError, SchemaError
-from signal_ledger.events import KIND_OF, Kind
+from signal_ledger.events import KIND_OF, DeliveryOutcome, Kind
 from signal_ledger.instants import from_text, to_text
 from signal_ledger.recorded import RecordedEvent, from_stored
-from signal_ledger.stored import SCHEMA_VERSION, StoredEvent, byte_form, checksum, to_stored
+from signal_ledger.stored import SCHEMA_VERSION, StoredEvent, _to_stored, byte_form, checksum, to_stored
 from signal_ledger.upcast import NewerEventError, upcast
 from tests.core.given import JOB, at, awaited, closed, consumed, delivered, snoozed, timed_out
 
@@ -84,6 +86,28 @@ def test_l7_every_column_but_the_payload_is_in_the_checksum(kind):
             changed = "changed"
         differs = checksum(row._replace(**{name: changed})) != row.checksum
         assert differs == (name != "payload"), name
+
+
+TEXTS = st.none() | st.sampled_from(["-", "order-7", "x" * 255, "a,1:b", "grün", "日本"])
+
+
+@given(
+    channel=st.sampled_from(["", "votes", "grün", "c" * 255]),
+    key=TEXTS,
+    source=TEXTS,
+    outcome=st.sampled_from(DeliveryOutcome),
+    run=st.integers(1, 2**31),
+    job_id=st.integers(-(2**63), 2**63 - 1),
+    version=st.integers(1, 2**31),
+    signal_id=st.sampled_from(["64306c04-d796-4a92-816f-a78b6fa8a1f8", "i" * 300]),
+)
+def test_l7_a_delivery_is_laid_out_as_any_other_event(job_id, version, **columns):
+    """The quick way of deliveries and the general one, column by column, come to the same row."""
+    event = dataclasses.replace(EVENTS[Kind.DELIVERED], **columns)
+    row = to_stored(event, job_id=job_id, version=version, recorded_at=at(1))
+    assert row == _to_stored(event, job_id, version, at(1))
+    assert type(row) is StoredEvent
+    assert row.checksum == checksum(row)
 
 
 def test_l7_the_byte_form_cannot_be_shifted_between_columns():

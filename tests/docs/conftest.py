@@ -6,11 +6,21 @@ import psycopg
 import pytest
 from oban.schema import install_sql
 
+from signal_ledger_adapters.oban_api import instances
 from tests.postgres.conftest import cluster
 
 __all__ = ["cluster"]
 
 numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def no_oban_stays_registered():
+    """An Oban registers itself when it is made, and stays registered when it is stopped."""
+    before = dict(instances)
+    yield
+    instances.clear()
+    instances.update(before)
 
 
 @pytest.fixture

@@ -21,9 +21,7 @@ from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.scratch import scratch_cluster
 from signal_ledger_adapters.postgres.store import PostgresStore
 from tests.postgres.bench import DatabaseClock, PostgresBench
-
-VERSION_VARIABLE = "SIGNAL_LEDGER_POSTGRES"
-"""Names the major version to test with, such as 15; without it, the newest that is there."""
+from tests.postgres.version import wanted_version
 
 numbers = itertools.count(1)
 
@@ -33,8 +31,7 @@ def cluster():
     """A cluster that outlives the test: leave it running. Its commits survive its crash, but not one of the machine."""
     with contextlib.ExitStack() as stack:
         try:
-            version = int(os.environ.get(VERSION_VARIABLE) or 0) or None
-            cluster = stack.enter_context(scratch_cluster(version, durable=False))
+            cluster = stack.enter_context(scratch_cluster(wanted_version(), durable=False))
         except PostgresMissingError as missing:
             if os.environ.get("CI"):
                 raise

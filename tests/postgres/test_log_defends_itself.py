@@ -62,7 +62,7 @@ async def cheat(bench, ledger_url):
                 "ordinal, signal_id, delivery_version, checksum) SELECT job_id, 3, run, 'consumed', 1, now(), 1, 1, "
                 "signal_id, 2, checksum FROM signal_ledger.events WHERE version = 2"
             ),
-            "complete",
+            "W8: an event of kind consumed lacks a column",
         ),
     ],
 )
@@ -71,6 +71,49 @@ async def test_l1_cheating_is_refused(cheat, statement, rule):
     with pytest.raises(psycopg.Error, match=rule):
         cheat.execute(statement)
     assert cheat.execute("SELECT * FROM signal_ledger.events").fetchall() == before
+
+
+COMPLETE = {
+    "delivered": {"channel": "''", "signal_id": "'new'", "payload_digest": "repeat('a', 64)", "outcome": "'buffered'"},
+    "consumed": {"execution": "1", "channel": "''", "ordinal": "1", "signal_id": "'k'", "delivery_version": "2"},
+    "timed_out": {"execution": "1", "channel": "''", "ordinal": "1", "deadline_at": "now()"},
+    "awaited": {"execution": "1", "channel": "''", "ordinal": "1"},
+    "snoozed": {"execution": "1", "channel": "''", "ordinal": "1"},
+    "closed": {"cause": "'completed'"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "value"),
+    [
+        *((kind, column, "NULL") for kind, columns in COMPLETE.items() for column in columns),
+        *((kind, "ordinal", "0") for kind, columns in COMPLETE.items() if "ordinal" in columns),
+        ("delivered", "payload_digest", "'short'"),
+        ("closed", "checksum", "'short'"),
+        ("closed", "run", "0"),
+        ("closed", "schema_version", "0"),
+    ],
+)
+async def test_w8_an_event_has_the_columns_of_its_kind(cheat, kind, wrong, value):
+    columns = {
+        "job_id": "(SELECT max(job_id) FROM signal_ledger.events)",
+        "version": "3",
+        "run": "1",
+        "kind": f"'{kind}'",
+        "schema_version": "1",
+        "recorded_at": "now()",
+        "checksum": "repeat('b', 64)",
+        **COMPLETE[kind],
+    }
+
+    def append(values):
+        cheat.execute(
+            f"INSERT INTO signal_ledger.events ({', '.join(values)}) VALUES ({', '.join(values.values())})",
+        )
+
+    with pytest.raises(psycopg.errors.CheckViolation, match=f"W8: an event of kind {kind} lacks"):
+        append({**columns, wrong: value})
+    append(columns)
 
 
 async def test_w8_a_delivery_has_one_consumption_and_a_wait_one_outcome(cheat):

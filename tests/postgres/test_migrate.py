@@ -340,7 +340,7 @@ def released():
         "1, with another body": first.replace(body, body.replace("'available'", "'retryable'")),
         "1, with a function more": first + body.replace(".wake(", ".awaken("),
         "1, with a trigger more": first + 'CREATE TRIGGER old BEFORE INSERT ON "signal_ledger".events FOR EACH ROW '
-        'EXECUTE FUNCTION "signal_ledger".in_turn();\n'
+        'EXECUTE FUNCTION "signal_ledger".append_in_turn();\n'
         'CREATE TRIGGER signal_ledger_old BEFORE INSERT ON "public".oban_jobs FOR EACH ROW '
         'EXECUTE FUNCTION "signal_ledger".job_changes();',
         "1, with a function less": first.replace(body, ""),

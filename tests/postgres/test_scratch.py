@@ -26,7 +26,7 @@ from signal_ledger_adapters.postgres.binaries import (
 )
 from signal_ledger_adapters.postgres.scratch import ClusterError, scratch_cluster
 from tests.eventually import eventually
-from tests.postgres.conftest import VERSION_VARIABLE
+from tests.postgres.version import VERSION_VARIABLE
 
 FOUND = installations()
 

@@ -366,7 +366,7 @@ async def test_an_event_loop_that_has_gone_misses_its_result_only(bench, path):
 
 def _gone_request():
     loop = asyncio.new_event_loop()
-    request = writers._Request(GetJobs(job_ids=()), loop=loop, future=loop.create_future(), ends_at=math.inf)
+    request = writers._Request(GetJobs(job_ids=()), loop, loop.create_future(), ends_at=math.inf, size_bytes=0)
     loop.close()
     return request
 

@@ -19,7 +19,7 @@ from signal_ledger.delivery import Sender
 from signal_ledger.embedded.operations import CancelJobs, DeleteJobs, GetJobs, InsertJobs, PruneJobs, RetryJobs
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import JobId, SignalId
-from signal_ledger.ports import EmbeddedStore
+from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
 from signal_ledger.receipt import Outcome
 from signal_ledger_adapters.lite.conversion import to_job, to_new_job, update_job
 from signal_ledger_adapters.lite.queue import Queue, QueueConfig, check_queues, make_queues
@@ -86,6 +86,7 @@ class LiteEngine(engines.Engine):
         self._queues: dict[str, Queue] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Lock()
+        self._process = os.getpid()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -111,8 +112,13 @@ class LiteEngine(engines.Engine):
             RuntimeError: It is open already, or another engine of this name is.
         """
         if self._store is not None:
+            self._require_own_process()
             raise RuntimeError(f"engine {self.name!r}: expected to be started once, it is open already")
-        if isinstance(instances.get(self.name), LiteEngine):
+        other = instances.get(self.name)
+        if isinstance(other, LiteEngine) and other._process != os.getpid():  # noqa: SLF001 - its own class
+            # A fork has a copy of an engine whose tasks and connections it has not.
+            other = None
+        if isinstance(other, LiteEngine):
             raise RuntimeError(f"an engine named {self.name!r} is open already; give this one another name=")  # noqa: TRY004
         hook_workers()
         config = self._config
@@ -124,6 +130,7 @@ class LiteEngine(engines.Engine):
             await store.close()
             raise
         self._store = store
+        self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._sender = Sender(store=store, new_id=config.new_id, limits=config.limits, delivered=self._delivered)
         self._queues = make_queues(config.queues, store, config.live_share)
@@ -136,7 +143,7 @@ class LiteEngine(engines.Engine):
             clock=config.clock,
         )
         self._start_tasks()
-        self._replaced = instances.get(self.name)
+        self._replaced = other
         instances[self.name] = self
         engines.register(self)
         self._say_what_is_missing()
@@ -150,6 +157,7 @@ class LiteEngine(engines.Engine):
     async def _stop(self) -> None:
         if self._store is None:
             return
+        self._require_own_process()
         engines.unregister(self)
         if self._replaced is None:
             instances.pop(self.name, None)
@@ -160,9 +168,10 @@ class LiteEngine(engines.Engine):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        store, self._store = self._store, None
-        store.leave(self._node)
-        await store.close()
+        self._store.leave(self._node)
+        await self._store.close()
+        # Last: a stop that was cancelled on its way is done by the next one.
+        self._store = None
 
     async def enqueue(self, job: Job, *, conn: object = None) -> Job:
         """Insert a job.
@@ -229,15 +238,25 @@ class LiteEngine(engines.Engine):
 
     @property
     def _signals(self) -> Sender:
-        if self._store is None:
-            raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with lite(...)`")
+        self._require_open()
         return self._sender
 
     @property
     def _opened(self) -> EmbeddedStore:
+        return self._require_open()
+
+    def _require_open(self) -> EmbeddedStore:
         if self._store is None:
             raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with lite(...)`")
+        self._require_own_process()
         return self._store
+
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"engine {self.name!r}: expected the process that opened it, found a fork; "
+                "open one in the fork with lite(...)"
+            )
 
     def _start_tasks(self) -> None:
         watch = Watch(store=self._opened, runner=self._runner, queues=list(self._queues.values()), node=self._node)
@@ -254,6 +273,9 @@ class LiteEngine(engines.Engine):
             before = self._config.clock() - timedelta(seconds=self._config.prune_after)
             try:
                 pruned = await self._opened.transact(PruneJobs(before=before, limit=_PRUNE_MAX))
+            except StoreUnavailableError as error:
+                logger.warning("finished jobs could not be pruned yet: %s", error)
+                pruned = 0
             except Exception:
                 logger.exception("finished jobs could not be pruned; trying again")
                 pruned = 0

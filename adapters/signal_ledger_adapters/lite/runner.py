@@ -152,12 +152,18 @@ class Runner:
             fetched = await self._store.transact(
                 FetchJobs(slots=slots, node=self._node, attempted_by=self._attempted_by)
             )
+        except StoreUnavailableError as error:
+            logger.warning("jobs could not be fetched yet: %s", error)
+            await self._fetch_later()
         except Exception:
             logger.exception("jobs could not be fetched; trying again")
-            await asyncio.sleep(_RETRY_DELAY_S)
-            self._kicked.set()
+            await self._fetch_later()
         else:
             self._start_all(fetched)
+
+    async def _fetch_later(self) -> None:
+        await asyncio.sleep(_RETRY_DELAY_S)
+        self._kicked.set()
 
     def _start_all(self, fetched: Fetched) -> None:
         self._next_due_at = fetched.next_due_at

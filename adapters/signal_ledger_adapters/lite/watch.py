@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from signal_ledger.embedded.operations import Look, RelayOutbox, Repair, RescueJobs
-from signal_ledger.ports import EmbeddedStore
+from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
 from signal_ledger_adapters.lite.queue import Queue
 from signal_ledger_adapters.lite.runner import Runner
 
@@ -46,8 +46,12 @@ class Watch:
                     mark = now_mark
                     next_look = loop.time() + LOOK_S
                     await self._look()
+            except StoreUnavailableError as error:
+                logger.warning("the database could not be watched; trying again: %s", error)
+                await asyncio.sleep(LOOK_S)
             except Exception:
                 logger.exception("the database could not be watched; trying again")
+                await asyncio.sleep(LOOK_S)
             await asyncio.sleep(POLL_S)
 
     async def _look(self) -> None:

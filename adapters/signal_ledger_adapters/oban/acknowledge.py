@@ -19,9 +19,9 @@ from signal_ledger_adapters.oban_api import (
     AckAction,
     Acknowledge,
     Query,
+    acknowledge_on,
     execution_of,
-    on_connection,
-    transaction,
+    pipelined_transaction,
 )
 
 logger = logging.getLogger(__name__)
@@ -56,14 +56,14 @@ async def acknowledge(
     """
     # Everyone locks jobs in ascending order, or there would be deadlocks.
     ordered = sorted(acks, key=lambda ack: ack.id or 0)
-    waits = {ack.id or 0: wait for ack in ordered if (wait := _wait_of(ack)) is not None}
-    if not waits or statements is None:
+    if not ordered or statements is None:
         return await _try_again(lambda: previous(query, ordered))
+    waits = {ack.id or 0: wait for ack in ordered if (wait := _wait_of(ack)) is not None}
     try:
         return await _try_again(lambda: _with_waits(previous, query, ordered, waits, statements))
     except Exception as error:
         # A queue whose acknowledgements keep failing starts no more jobs. Without a database nothing can be done.
-        if _is_lost(error):
+        if not waits or _is_lost(error):
             raise
         if len(ordered) > 1:
             logger.warning("%d jobs are acknowledged one by one: %s", len(ordered), error)
@@ -79,9 +79,10 @@ async def _with_waits(
     waits: Mapping[int, Snooze],
     statements: Statements,
 ) -> list[int]:
-    async with transaction(query) as connection:
-        await connection.execute(_SET_UP)
-        done = await previous(on_connection(query, connection), acks)
+    async with pipelined_transaction(query) as connection:
+        if waits:
+            await connection.execute(_SET_UP)
+        done = await acknowledge_on(previous, query, connection, acks)
         # Superseded executions have acknowledged nothing.
         asleep = [waits[job_id] for job_id in sorted(done) if job_id in waits]
         if asleep:

@@ -35,6 +35,8 @@ from signal_ledger_adapters.oban_api import (
 
 _DETACH_GRACE_S = 5.0
 
+_IDENTIFY_S = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObanConfig:
@@ -200,17 +202,29 @@ class ObanEngine(engines.Engine):
 
     async def _require_one_database(self, store: DistributedStore) -> None:
         """Compare what Oban's connections lead to with what the ledger's do: each is made in its own way."""
+        identifying = asyncio.create_task(self._identify())
+        try:
+            await asyncio.wait([identifying], timeout=_IDENTIFY_S)
+        finally:
+            # Nobody waits for the driver to cancel its statement, which a frozen server would never do.
+            identifying.cancel()
+            identifying.add_done_callback(_forget)
+        if not identifying.done():
+            raise TimeoutError(f"engine {self.name!r}: no answer on Oban's connections within {_IDENTIFY_S:g} s")
+        if identifying.result() != store.ledger_id:
+            raise SchemaError(
+                f"engine {self.name!r}: the ledger was found in another database than the one that Oban's pool leads "
+                "to; say host, port and dbname in the conninfo of the pool"
+            )
+
+    async def _identify(self) -> object:
         try:
             async with transaction(query_of(self._oban)) as connection:
                 cursor = await connection.execute(self._config.statements.identify.encode())
                 found = await cursor.fetchone()
         except (errors.InvalidSchemaName, errors.UndefinedFunction):
-            found = None
-        if found is None or found[0] != store.ledger_id:
-            raise SchemaError(
-                f"engine {self.name!r}: the ledger was found in another database than the one that Oban's pool leads "
-                "to; say host, port and dbname in the conninfo of the pool"
-            )
+            return None
+        return None if found is None else found[0]
 
     @property
     def _signals(self) -> Sender:
@@ -229,3 +243,9 @@ class ObanEngine(engines.Engine):
         if outcome is Outcome.LIVE:
             # The signal may have been sent from another thread.
             self._loop.call_soon_threadsafe(self._attachment.give_hint, job_id)
+
+
+def _forget(identifying: "asyncio.Task[object]") -> None:
+    """Look at what became of a statement that was given up, lest asyncio complains that nobody did."""
+    if not identifying.cancelled():
+        identifying.exception()

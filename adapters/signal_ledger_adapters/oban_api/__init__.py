@@ -8,7 +8,6 @@ from oban._executor import Executor as Executor
 from oban._producer import Producer as Producer
 from oban._query import Query as Query
 
-from signal_ledger_adapters.oban_api.hooks import Acknowledge as Acknowledge
 from signal_ledger_adapters.oban_api.hooks import EngineHooks as EngineHooks
 from signal_ledger_adapters.oban_api.hooks import Fetch as Fetch
 from signal_ledger_adapters.oban_api.hooks import OfQuery as OfQuery
@@ -33,7 +32,10 @@ from signal_ledger_adapters.oban_api.instances import unlisten as unlisten
 from signal_ledger_adapters.oban_api.instances import was_stopped as was_stopped
 from signal_ledger_adapters.oban_api.producers import limit_of as limit_of
 from signal_ledger_adapters.oban_api.producers import query_of_producer as query_of_producer
+from signal_ledger_adapters.oban_api.queries import Acknowledge as Acknowledge
+from signal_ledger_adapters.oban_api.queries import acknowledge_on as acknowledge_on
 from signal_ledger_adapters.oban_api.queries import on_connection as on_connection
+from signal_ledger_adapters.oban_api.queries import pipelined_transaction as pipelined_transaction
 from signal_ledger_adapters.oban_api.queries import transaction as transaction
 from signal_ledger_adapters.oban_api.workers import acknowledgement_of as acknowledgement_of
 from signal_ledger_adapters.oban_api.workers import attach_execution as attach_execution

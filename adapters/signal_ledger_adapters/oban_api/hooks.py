@@ -12,10 +12,11 @@ from oban._query import Query, _ack_jobs, _reset
 
 from signal_ledger.execution import no_execution
 from signal_ledger_adapters.oban_api.chain import chain
+from signal_ledger_adapters.oban_api.notifiers import mend_notifiers
 from signal_ledger_adapters.oban_api.producers import note_started
+from signal_ledger_adapters.oban_api.queries import Acknowledge
 
 type Fetch = Callable[[Producer], Awaitable[list[Job]]]
-type Acknowledge = Callable[[Query, list[AckAction]], Awaitable[list[int]]]
 type OfQuery = Callable[[Query], Awaitable[None]]
 
 _WRAPPED = "_signal_ledger_wrapped"
@@ -52,6 +53,7 @@ def hook_engines(hooks: EngineHooks) -> None:
     chain("query.reset", _reset, lambda previous: functools.partial(hooks.reset, previous))
     chain("stager.before_stage", _stage_nothing, lambda previous: _both(previous, hooks.before_stage))
     _wrap_producer(hooks)
+    mend_notifiers()
 
 
 async def _stage_nothing(_query: Query) -> None:

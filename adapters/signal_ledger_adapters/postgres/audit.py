@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, literal_column, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Row, Select, literal_column, select, tuple_
 
 from signal_ledger.cursors import cursor_place, cursor_wait
 from signal_ledger.evolve import fold
@@ -15,6 +14,7 @@ from signal_ledger.ports import EventFilter, WaitingJob
 from signal_ledger.recorded import RecordedEvent, from_stored
 from signal_ledger.stored import StoredEvent
 from signal_ledger.wait_state import WaitState
+from signal_ledger_adapters.postgres.asking import Asked, Asking
 from signal_ledger_adapters.postgres.cursors import from_cursor, to_cursor
 from signal_ledger_adapters.postgres.rows import to_state
 from signal_ledger_adapters.postgres.schema import quote
@@ -28,19 +28,19 @@ class Audit:
     """The questions of `signal_ledger.ports.LedgerStore` that only read.
 
     Args:
-        engine: Translates the schema of the tables to the real one.
+        asking: Its connections translate the schema of the tables to the real one.
         schema: The real one.
     """
 
-    def __init__(self, engine: AsyncEngine, schema: str) -> None:
-        self._engine = engine
+    def __init__(self, asking: Asking, schema: str) -> None:
+        self._asking = asking
         # A subquery, so that it is asked once and the index is used.
         self._horizon = select(literal_column(f"{quote(schema)}.horizon()")).scalar_subquery()
 
     async def state(self, job_id: JobId) -> WaitState:
         """Return the stored projection of a job; folded from the log if it is missing."""
         query = select(waits).where(waits.c.job_id == job_id)
-        async with self._engine.connect() as connection:
+        async with self._asking.connection() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         return fold(job_id, await self.history(job_id)) if row is None else to_state(row)
 
@@ -71,7 +71,7 @@ class Audit:
             .order_by(events.c.turn.desc(), events.c.position.desc())
             .limit(1)
         )
-        async with self._engine.connect() as connection:
+        async with self._asking.connection() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else to_cursor(*row)
 
@@ -91,7 +91,7 @@ class Audit:
             query = query.where(waits.c.deadline_at < deadline_before)
         if after is not None:
             query = query.where(tuple_(waits.c.since, waits.c.job_id) > tuple_(*cursor_wait(after)))
-        async with self._engine.connect() as connection:
+        async with self._asking.connection() as connection:
             rows = (await connection.execute(query)).all()
         return [to_waiting_job(row) for row in rows]
 
@@ -100,12 +100,12 @@ class Audit:
         query = select(outbox).order_by(outbox.c.place).limit(limit)
         if after is not None:
             query = query.where(outbox.c.place > cursor_place(after))
-        async with self._engine.connect() as connection:
+        async with self._asking.connection() as connection:
             rows = (await connection.execute(query)).all()
         return [to_stored_signal(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
-        async with self._engine.connect() as connection:
+        async with self._asking.connection() as connection:
             rows = (await connection.execute(query)).all()
         return [
             from_stored(StoredEvent._make(columns), position=position, cursor=to_cursor(turn, position))
@@ -117,30 +117,35 @@ class PostgresSnapshot:
     """Everything at one moment; see `signal_ledger.ports.Snapshot`.
 
     Args:
-        connection: Inside of a transaction that sees one snapshot.
+        asked: A connection inside of a transaction that sees one snapshot.
     """
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
 
     async def rows(self) -> AsyncIterator[tuple[int, StoredEvent]]:
         """Yield position and row of every event, ordered by job and version."""
         query = select(*event_columns).order_by(events.c.job_id, events.c.version)
-        async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
-            async for _turn, position, *columns in rows:
-                yield position, StoredEvent._make(columns)
+        async for _turn, position, *columns in self._stream(query):
+            yield position, StoredEvent._make(columns)
 
     async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
         """Yield the stored projections, ordered by job; None for one that cannot be read."""
-        query = select(waits).order_by(waits.c.job_id)
-        async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
-            async for row in rows.mappings():
-                yield JobId(row["job_id"]), _state_or_none(row)
+        async for row in self._stream(select(waits).order_by(waits.c.job_id)):
+            yield JobId(row.job_id), _state_or_none(row._asdict())
 
     async def repairs(self) -> list[JobId]:
         """Return the jobs whose streams are known to lack an event."""
-        rows = await self._connection.execute(select(repairs.c.job_id).order_by(repairs.c.job_id))
+        with self._asked.answers():
+            rows = await self._asked.connection.execute(select(repairs.c.job_id).order_by(repairs.c.job_id))
         return [JobId(job_id) for [job_id] in rows]
+
+    async def _stream(self, query: Select[*tuple[Any, ...]]) -> AsyncIterator[Row[*tuple[Any, ...]]]:
+        with self._asked.answers():
+            result = await self._asked.connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE))
+        async for page in self._asked.each(result.partitions()):
+            for row in page:
+                yield row
 
 
 def _state_or_none(row: Any) -> WaitState | None:  # noqa: ANN401 - a row as SQLAlchemy maps it

@@ -17,13 +17,23 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from signal_ledger_adapters.postgres.pooler import PARAMETER, PooledConnection, is_behind_pooler, pooler_options
+from signal_ledger_adapters.postgres.pooler import (
+    PARAMETER,
+    PooledConnection,
+    is_behind_pooler,
+    pooler_options,
+    unlimited,
+)
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.tables import SCHEMA
 
 logger = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0
+
+_POOL_S = 1e9
+
+_STATEMENT_TIMEOUT_MAX_MS = 2**31 - 1
 
 _drivers: WeakKeyDictionary[AsyncEngine, WeakSet[asyncpg.Connection]] = WeakKeyDictionary()
 
@@ -87,10 +97,11 @@ def create_engine(url: URL, names: Names, *, pools: bool = True) -> AsyncEngine:
     connect_args = pooler_options() if is_behind_pooler(url) else {}
     url = url.difference_update_query([PARAMETER])
     url, of_url = _split(url)
+    # Who waits for a connection, and finds out whether it is alive, sees to the time: see asking.py.
     pool: dict[str, Any] = (
-        {"pool_size": 10, "max_overflow": 10, "pool_pre_ping": True} if pools else {"poolclass": NullPool}
+        {"pool_size": 10, "max_overflow": 10, "pool_timeout": _POOL_S} if pools else {"poolclass": NullPool}
     )
-    engine = create_async_engine(url, connect_args=connect_args | of_url, **pool)
+    engine = create_async_engine(url, connect_args=connect_args | of_url, isolation_level="READ COMMITTED", **pool)
     drivers: WeakSet[asyncpg.Connection] = WeakSet()
     event.listen(engine.sync_engine, "connect", lambda raw, _record: drivers.add(raw.driver_connection))
     engine = engine.execution_options(schema_translate_map={SCHEMA: names.schema})
@@ -126,6 +137,11 @@ async def dispose(engine: AsyncEngine) -> None:
             driver.terminate()
 
 
+def drivers_of(engine: AsyncEngine) -> WeakSet[asyncpg.Connection]:
+    """Return the connections of an engine that there are."""
+    return _drivers[engine]
+
+
 async def connect(engine: AsyncEngine) -> AsyncConnection:
     """Take a connection from the pool, or open one. What the driver says if it cannot is not wrapped in anything."""
     try:
@@ -144,14 +160,35 @@ async def connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection, None
         await connection.close()
 
 
-async def set_up(driver: asyncpg.Connection) -> None:
+# The ledger's functions look up rows by their keys, whatever the planner thinks of tables that were small when it
+# looked, and one plan will do for all.
+FOR_LANES = {"plan_cache_mode": "force_generic_plan"} | {
+    f"enable_{way}": "off" for way in ("seqscan", "bitmapscan", "mergejoin", "hashjoin")
+}
+
+
+async def set_up(driver: asyncpg.Connection, *, statement_timeout_s: float = 0.0, is_lane: bool = False) -> None:
     """Set what the lock order stands on, whatever the database's default is; the functions see to durability.
 
-    Behind a pooler that is done in each transaction, since sessions are shared.
+    Time limits of the database are lifted: a statement that needs longer would never succeed, however often it is tried
+    again. Who waits for it has a limit, and cuts the connection. Behind a pooler all that is done in each transaction,
+    since sessions are shared.
+
+    Args:
+        driver: The connection.
+        statement_timeout_s: When the database ends a statement by itself, lest it works for nobody; 0 is never.
+        is_lane: Whether it is kept for calls of the ledger's functions alone. Set here, their settings cost nothing; as
+            settings of the functions they are a tenth of a call.
     """
     # To isinstance, every connection of asyncpg's is one of every class derived from it.
-    if not issubclass(type(driver), PooledConnection):
-        await driver.execute("SET default_transaction_isolation = 'read committed'")
+    if issubclass(type(driver), PooledConnection):
+        await driver.execute("SELECT 1")
+        return
+    settings = {"default_transaction_isolation": "'read committed'"} | unlimited(driver)
+    settings["statement_timeout"] = str(min(round(statement_timeout_s * 1000), _STATEMENT_TIMEOUT_MAX_MS))
+    if is_lane:
+        settings |= FOR_LANES
+    await driver.execute(";".join(f"SET {name} = {value}" for name, value in settings.items()))
 
 
 async def driver_of(connection: AsyncConnection) -> asyncpg.Connection:

@@ -22,14 +22,23 @@ class Lane:
         self._connection: AsyncConnection | None = None
         self._driver: asyncpg.Connection | None = None
 
-    async def connection(self) -> asyncpg.Connection:
-        """Return the connection, after opening one if there is none that works."""
-        if self._driver is None or self._driver.is_closed():
-            await self.drop()
-            self._connection = connection = await connect(self._engine)
-            self._driver = driver = await driver_of(connection)
-            await set_up(driver)
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection that works, as far as that is known."""
+        return self._driver is not None and not self._driver.is_closed()
+
+    @property
+    def driver(self) -> asyncpg.Connection:
+        """The connection; whoever asks has opened it."""
+        assert self._driver is not None  # noqa: S101 - see above
         return self._driver
+
+    async def open(self) -> None:
+        """Open a connection in the place of the one that there was, if any."""
+        await self.drop()
+        self._connection = connection = await connect(self._engine)
+        self._driver = driver = await driver_of(connection)
+        await set_up(driver, is_lane=True)
 
     def terminate(self) -> bool:
         """Cut the connection, if there is one, without waiting for anything; return whether there is."""

@@ -17,12 +17,17 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from signal_ledger.ports import StoreUnavailableError
+from signal_ledger_adapters.postgres.alarm import Alarm
 from signal_ledger_adapters.postgres.lane import Lane
+from signal_ledger_adapters.postgres.losses import LOST, unavailable
 
 logger = logging.getLogger(__name__)
 
 BATCH_ROWS_MAX = 500
 BATCH_BYTES_MAX = 8 * 1024 * 1024
+
+_SHARE_MIN = 16
+"""Fewer calls are not divided: what a batch costs at all would be paid twice."""
 
 PATIENCE_MS = 100
 """For how long the database waits for a lock before it looks after other calls that wait for one."""
@@ -32,20 +37,6 @@ _CONFLICT_DELAY_S = 0.005
 
 # Rolled back by the database because of another transaction: the same again will do.
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-
-# Nobody knows what became of the batch, or it never began.
-_LOST = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InsufficientResourcesError,
-)
 
 
 class JobHeldError(Exception):
@@ -89,7 +80,9 @@ class Lanes[C, R]:
         self._waiting = Lane(engine)
         self._is_waiting = False
         self._is_closed = False
+        self._starting = 0
         self._lanes = (*self._free, self._waiting)
+        self._alarm = Alarm()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, call: C, *, rows: int = 1, size: int = 0, timeout_s: float = 30.0) -> R:
@@ -111,12 +104,13 @@ class Lanes[C, R]:
         request = _Request(call, rows, size, loop.create_future(), loop.time() + timeout_s)
         self._requests.append(request)
         if self._free:
+            self._starting += 1
             self._start(self._work(self._free.pop()))
-        timer = loop.call_at(request.ends_at, _time_out, request)
+        self._alarm.set(request.future, request.ends_at)
         try:
             result: R = await request.future
         finally:
-            timer.cancel()
+            self._alarm.unset(request.future)
         return result
 
     async def close(self) -> None:
@@ -129,6 +123,7 @@ class Lanes[C, R]:
             # There are some left if this was cancelled.
             for task in self._tasks:
                 task.cancel()
+            self._alarm.stop()
             for lane in self._lanes:
                 await lane.drop()
 
@@ -139,9 +134,15 @@ class Lanes[C, R]:
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, lane: Lane) -> None:
+        # What has come until now is shared among the lanes that start now: while one batch is under way, the answers to
+        # another are dealt with. In a batch of all, everybody would wait for the server, and then it for them.
+        share = max(_SHARE_MIN, -(-len(self._requests) // self._starting))
+        self._starting -= 1
         try:
-            while batch := _next_batch(self._requests):
+            batch = _next_batch(self._requests, share)
+            while batch:
                 await self._serve(lane, batch, patience_ms=0)
+                batch = _next_batch(self._requests)
         finally:
             self._free.append(lane)
 
@@ -162,16 +163,16 @@ class Lanes[C, R]:
             results = await self._try(lane, batch, patience_ms)
         except _GivenUpError:
             await lane.drop()
-        except _LOST as error:
+        except LOST as error:
             await lane.drop()
             for request in batch:
-                _fail(request, _unavailable(error))
+                _fail(request, unavailable(error))
         except asyncpg.LockNotAvailableError:
             # The patience was over, or the lock_timeout of the session.
             self._hold(batch)
         except Exception as error:  # noqa: BLE001 - handed to the callers it belongs to
             if len(batch) == 1:
-                _fail(batch[0], _unavailable(error) if isinstance(error, asyncpg.QueryCanceledError) else error)
+                _fail(batch[0], unavailable(error) if isinstance(error, asyncpg.QueryCanceledError) else error)
                 return
             for request in batch:
                 await self._serve(lane, [request], patience_ms=patience_ms)
@@ -195,33 +196,44 @@ class Lanes[C, R]:
 
     async def _try(self, lane: Lane, batch: list[_Request[C, R]], patience_ms: int) -> Sequence[R | Exception]:
         calls = [request.call for request in batch]
-        ends_at = max(request.ends_at for request in batch)
-        loop = asyncio.get_running_loop()
+        ends_at = max([request.ends_at for request in batch])
+        if not lane.is_open:
+            await _open(lane, ends_at)
         for _ in range(_CONFLICTS_MAX):
             # Nobody waits for a query to be cancelled, which a frozen server would never do.
-            attempt = loop.create_task(self._run_on(lane, calls, patience_ms))
-            attempt.add_done_callback(_forget)
-            done, _ = await asyncio.wait([attempt], timeout=max(0.0, ends_at - loop.time()))
-            if not done:
-                if not lane.terminate():
-                    # It is still connecting.
-                    attempt.cancel()
-                raise _GivenUpError
+            loop = asyncio.get_running_loop()
+            cut = loop.call_at(ends_at, lane.terminate)
             try:
-                return attempt.result()
+                return await self._run(lane.driver, calls, patience_ms)
             except _CONFLICTS as conflict:
                 logger.debug("a batch of %d calls is run again: %s", len(batch), conflict)
-                await asyncio.sleep(_CONFLICT_DELAY_S)
+            except LOST:
+                if loop.time() >= ends_at:
+                    raise _GivenUpError from None
+                raise
+            finally:
+                cut.cancel()
+            await asyncio.sleep(_CONFLICT_DELAY_S)
         raise StoreUnavailableError("the database rolled the call back again and again: too many conflicts")
 
-    async def _run_on(self, lane: Lane, calls: Sequence[C], patience_ms: int) -> Sequence[R | Exception]:
-        return await self._run(await lane.connection(), calls, patience_ms)
+
+async def _open(lane: Lane, ends_at: float) -> None:
+    """Connect, and do not wait for longer than the calls do."""
+    loop = asyncio.get_running_loop()
+    opening = loop.create_task(lane.open())
+    opening.add_done_callback(_forget)
+    await asyncio.wait([opening], timeout=max(0.0, ends_at - loop.time()))
+    if not opening.done():
+        if not lane.terminate():
+            opening.cancel()
+        raise _GivenUpError
+    opening.result()
 
 
-def _next_batch[C, R](requests: deque[_Request[C, R]]) -> list[_Request[C, R]]:
+def _next_batch[C, R](requests: deque[_Request[C, R]], calls_max: int = BATCH_ROWS_MAX) -> list[_Request[C, R]]:
     batch: list[_Request[C, R]] = []
     rows = size = 0
-    while requests and rows < BATCH_ROWS_MAX and size < BATCH_BYTES_MAX:
+    while requests and len(batch) < calls_max and rows < BATCH_ROWS_MAX and size < BATCH_BYTES_MAX:
         request = requests.popleft()
         if not request.future.done():
             batch.append(request)
@@ -235,16 +247,6 @@ def _fail(request: _Request[Any, Any], error: Exception) -> None:
         request.future.set_exception(error)
 
 
-def _time_out(request: _Request[Any, Any]) -> None:
-    _fail(request, TimeoutError())
-
-
-def _forget(query: "asyncio.Future[Any]") -> None:
-    if not query.cancelled():
-        query.exception()
-
-
-def _unavailable(error: Exception) -> StoreUnavailableError:
-    unavailable = StoreUnavailableError(f"the database could not be reached: {type(error).__name__}")
-    unavailable.__cause__ = error
-    return unavailable
+def _forget(opening: "asyncio.Future[None]") -> None:
+    if not opening.cancelled():
+        opening.exception()

@@ -4,6 +4,7 @@ The tables come by numbered steps, each applied once. The functions and triggers
 migration that finds others, and what no longer belongs to them goes, so that an upgraded schema is a fresh one.
 """
 
+import asyncio
 import logging
 import shlex
 from collections.abc import AsyncGenerator, Mapping
@@ -14,6 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from signal_ledger.errors import SchemaError
+from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
 from signal_ledger_adapters.postgres.connection import connected, create_engine, dispose, driver_of
 from signal_ledger_adapters.postgres.schema import (
     Names,
@@ -28,6 +30,9 @@ from signal_ledger_adapters.postgres.schema import (
 logger = logging.getLogger(__name__)
 
 _DEADLOCKS_MAX = 10
+
+_LOCK_TIMEOUT_S = 1
+_GIVE_WAY_S = 1.0
 
 _REQUIRE = """
 DO $$
@@ -131,6 +136,7 @@ async def migrate(url: URL, names: Names, *, testing: bool = False) -> int:
     """
     engine = create_engine(url, names)
     try:
+        await Asking(engine, TIMEOUT_S).require_sessions()
         deadlocks = 0
         while True:
             try:
@@ -141,17 +147,21 @@ async def migrate(url: URL, names: Names, *, testing: bool = False) -> int:
                 if deadlocks == _DEADLOCKS_MAX:
                     raise
                 logger.warning("the migration is tried again: %s", error)
+            except asyncpg.LockNotAvailableError:
+                # Who waits for a lock on Oban's table holds up all who come after, so it gives way to them.
+                logger.warning("the migration waits for a transaction that has written to Oban's table")
+                await asyncio.sleep(_GIVE_WAY_S)
     finally:
         await dispose(engine)
 
 
-async def check(engine: AsyncEngine, names: Names, *, can_write: bool = True) -> None:
+async def check(asking: Asking, names: Names, *, can_write: bool = True) -> None:
     """Check that the schema is there and of this version; and Oban's tables with the triggers on them, to write to it.
 
     Raises:
         SchemaError: It is not; the message says what to do.
     """
-    async with connected(engine) as connection, _rights_required(names):
+    async with asking.connection() as connection, _rights_required(names):
         driver = await driver_of(connection)
         found = await _settings(driver, names)
         if found is None:
@@ -174,12 +184,14 @@ async def check(engine: AsyncEngine, names: Names, *, can_write: bool = True) ->
                 )
 
 
-async def find_names(url: URL, schema: str) -> Names:
+async def find_names(url: URL, schema: str, timeout_s: float = TIMEOUT_S) -> Names:
     """Return where the things of a ledger are, given its own schema; a missing one is left to `check`."""
     names = Names(schema=schema)
     engine = create_engine(url, names)
     try:
-        async with connected(engine) as connection, _rights_required(names):
+        asking = Asking(engine, timeout_s)
+        await asking.require_sessions()
+        async with asking.connection() as connection, _rights_required(names):
             found = await _settings(await driver_of(connection), names)
     finally:
         await dispose(engine)
@@ -202,8 +214,11 @@ async def _migrate_once(engine: AsyncEngine, names: Names, *, testing: bool) -> 
         driver = await driver_of(connection)
         # Whatever the database's default is: what the migration before has committed must be seen.
         async with driver.transaction(isolation="read_committed"):
+            # Whatever the limits of the role are.
+            await driver.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
             # One at a time, whoever else migrates.
             await driver.execute("SELECT pg_advisory_xact_lock(hashtext('signal_ledger.migrate'))")
+            await driver.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'")
             return await _migrate(driver, names, testing=testing)
 
 

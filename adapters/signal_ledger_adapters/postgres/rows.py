@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from signal_ledger.decisions import (
     CancelRequested,
@@ -16,10 +16,10 @@ from signal_ledger.decisions import (
     MustSnooze,
     OutOfOrder,
     Stale,
-    Stored,
     TakeRefusal,
     TakeReply,
     Waiting,
+    new_stored,
 )
 from signal_ledger.events import DeliveryOutcome
 from signal_ledger.names import Execution, JobId, SignalId
@@ -63,17 +63,29 @@ def newer(job_id: JobId, version: int, schema_version: int) -> NewerEventError:
     return NewerEventError(job_id=job_id, version=version, kind="or an earlier one", schema_version=schema_version)
 
 
-def to_deliver_reply(row: Row) -> DeliverReply | Conflict:
-    """Read a row of ``deliver``."""
-    match row["outcome"]:
-        case "conflict":
-            return Conflict(key="", signal_id=SignalId(row["signal_id"]), difference=row["reason"])
+type DeliverRow = Sequence[Any]
+"""What ``deliver`` says of a delivery: outcome, version, signal_id, reason, job_id."""
+
+_STORED = {outcome.value: outcome for outcome in DeliveryOutcome}
+
+
+def to_deliver_reply(
+    outcome: str, version: int | None, signal_id: str | None, reason: str | None
+) -> DeliverReply | Conflict:
+    """Read what ``deliver`` says of a delivery; the database's function says which of it there is."""
+    if (stored := _STORED.get(outcome)) is not None:
+        return new_stored(outcome=stored, version=cast("int", version))
+    match outcome:
         case "ignored":
-            return Ignored(reason=row["reason"])
+            return Ignored(reason=cast("str", reason))
         case "duplicate":
-            return Duplicate(signal_id=SignalId(row["signal_id"]), version=row["version"], fate=Fate(row["reason"]))
-        case outcome:
-            return Stored(outcome=DeliveryOutcome(outcome), version=row["version"])
+            return Duplicate(
+                signal_id=SignalId(cast("str", signal_id)), version=cast("int", version), fate=Fate(cast("str", reason))
+            )
+        case "conflict":
+            return Conflict(key="", signal_id=SignalId(cast("str", signal_id)), difference=cast("str", reason))
+        case other:
+            raise AssertionError(other)
 
 
 def to_take_reply(row: Row) -> TakeReply | TakeRefusal:

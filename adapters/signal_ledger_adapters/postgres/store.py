@@ -23,12 +23,13 @@ from signal_ledger.ports import EventFilter, StoreUnavailableError, WaitingJob
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.stored import SCHEMA_VERSION
 from signal_ledger.wait_state import WaitState
+from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
 from signal_ledger_adapters.postgres.audit import Audit, PostgresSnapshot
 from signal_ledger_adapters.postgres.callers import store_signals
-from signal_ledger_adapters.postgres.connection import create_engine, dispose, driver_of, set_up
+from signal_ledger_adapters.postgres.connection import create_engine, dispose, driver_of
 from signal_ledger_adapters.postgres.lanes import JobHeldError, Lanes
 from signal_ledger_adapters.postgres.migrate import check
-from signal_ledger_adapters.postgres.rows import Row, columns_of, newer, to_deliver_reply, to_take_reply
+from signal_ledger_adapters.postgres.rows import DeliverRow, columns_of, newer, to_deliver_reply, to_take_reply
 from signal_ledger_adapters.postgres.schema import Names
 
 POLL_S = 0.1
@@ -42,10 +43,16 @@ _RELAY_DELAYS_S = (0.01, 0.02, 0.05, 0.1)
 
 _REBUILD_AT_ONCE = 100
 
-_DELIVER = """
+_DELIVER_ONE = """
 SELECT outcome, version, signal_id, reason, job_id
-FROM ledger.deliver($1::integer[], $2::boolean[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[],
-                    $8::text[], $9::text[], $10::text[], $11::integer)
+FROM ledger.deliver_one($1::boolean, $2::bigint, $3::text, $4::text, $5::bytea, $6::text, $7::text, $8::text, $9::text,
+                        $10::integer)
+"""
+
+_DELIVER = """
+SELECT outcomes, versions, ids, reasons, jobs
+FROM ledger.deliver_batch($1::integer[], $2::boolean[], $3::bigint[], $4::text[], $5::text[], $6::bytea[],
+                          $7::text[], $8::text[], $9::text[], $10::text[], $11::integer)
 """
 
 _TAKE = """
@@ -84,20 +91,30 @@ class PostgresStore:
         names: Where things are.
         ledger_id: Which ledger it is, whatever a caller's own connection is connected to.
         can_write: Whether it may write.
+        timeout_s: How long those who have time wait for each answer.
     """
 
     def __init__(
-        self, engine: AsyncEngine, prompt: AsyncEngine, names: Names, ledger_id: str, *, can_write: bool
+        self,
+        engine: AsyncEngine,
+        prompt: AsyncEngine,
+        names: Names,
+        ledger_id: str,
+        *,
+        can_write: bool,
+        timeout_s: float,
     ) -> None:
         self._engine = engine
         self._prompt = prompt
         self._names = names
         self._can_write = can_write
-        self._audit = Audit(engine, names.schema)
+        self._asking = Asking(engine, timeout_s)
+        self._audit = Audit(self._asking, names.schema)
         self._deliver_sql = names.put_into(_DELIVER)
+        self._deliver_one_sql = names.put_into(_DELIVER_ONE)
         self._take_sql = names.put_into(_TAKE)
         self._deliveries = Lanes[DeliverCall, list[DeliverReply]](prompt, self._deliver_batch, lanes=2)
-        self._takes = Lanes[Take, TakeReply | TakeRefusal](prompt, self._take_batch, lanes=1)
+        self._takes = Lanes[Take, TakeReply | TakeRefusal](prompt, self._take_batch, lanes=2)
         self._questions = Lanes[_Question, Any](prompt, self._ask, lanes=1)
         self._look_sql = names.put_into(_LOOK)
         self._tick_sql = names.put_into(_TICK)
@@ -111,21 +128,26 @@ class PostgresStore:
         return self._ledger_id
 
     @classmethod
-    async def open(cls, url: URL, names: Names, *, read_only: bool = False) -> Self:
+    async def open(cls, url: URL, names: Names, *, read_only: bool = False, timeout_s: float = TIMEOUT_S) -> Self:
         """Connect, and check that the schema is there and of this version.
 
         Raises:
             SchemaError: It is missing, old, newer or another Oban's; the message says what to do.
+            TimeoutError: The database did not answer in time.
+            StoreUnavailableError: It could not be reached.
         """
         engine = create_engine(url, names)
         try:
-            await check(engine, names, can_write=not read_only)
-            async with engine.connect() as connection:
+            asking = Asking(engine, timeout_s)
+            await asking.require_sessions()
+            await check(asking, names, can_write=not read_only)
+            async with asking.connection() as connection:
                 ledger_id = await (await driver_of(connection)).fetchval(names.put_into(_LEDGER_ID))
         except BaseException:
             await dispose(engine)
             raise
-        return cls(engine, create_engine(url, names, pools=False), names, ledger_id, can_write=not read_only)
+        prompt = create_engine(url, names, pools=False)
+        return cls(engine, prompt, names, ledger_id, can_write=not read_only, timeout_s=timeout_s)
 
     async def close(self) -> None:
         """Finish what has been asked for and close the connections."""
@@ -247,9 +269,11 @@ class PostgresStore:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[PostgresSnapshot, None]:
-        async with self._engine.connect() as plain:
-            connection = await plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            yield PostgresSnapshot(connection)
+        async with self._asking.asked() as asked:
+            with asked.answers():
+                options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+                _ = await asked.connection.execution_options(**options)
+            yield PostgresSnapshot(asked)
 
     async def rebuild(self) -> int:
         self._require_writing()
@@ -261,10 +285,8 @@ class PostgresStore:
 
     async def _call(self, sql: str, *arguments: object) -> Any:  # noqa: ANN401 - what the function returns
         """Run a function in a transaction of its own."""
-        async with self._engine.connect() as connection:
-            driver = await driver_of(connection)
-            await set_up(driver)
-            return await driver.fetchval(self._names.put_into(sql), *arguments)
+        async with self._asking.connection() as connection:
+            return await (await driver_of(connection)).fetchval(self._names.put_into(sql), *arguments)
 
     async def _with_found_digest(
         self, call: DeliverCall, conflict: KeyConflict, timeout_s: float
@@ -294,11 +316,26 @@ class PostgresStore:
     async def _deliver_batch(
         self, connection: asyncpg.Connection, calls: Sequence[DeliverCall], patience_ms: int
     ) -> list[list[DeliverReply] | Exception]:
+        if len(calls) == 1 and len(calls[0].deliveries) == 1:
+            [delivery] = calls[0].deliveries
+            row = await connection.fetchrow(
+                self._deliver_one_sql,
+                delivery.is_first_try,
+                delivery.job_id,
+                delivery.signal_id,
+                delivery.channel,
+                delivery.payload,
+                delivery.payload_digest,
+                delivery.key,
+                ",".join(delivery.key_ids),
+                delivery.source,
+                patience_ms,
+            )
+            return [_replies(calls[0], [row])]
         deliveries = [delivery for call in calls for delivery in call.deliveries]
-        numbers = [number for number, call in enumerate(calls, 1) for _ in call.deliveries]
-        rows = await connection.fetch(
+        columns = await connection.fetchrow(
             self._deliver_sql,
-            numbers,
+            [number for number, call in enumerate(calls, 1) for _ in call.deliveries],
             *columns_of(deliveries, "is_first_try", "job_id", "signal_id", "channel"),
             [call.deliveries[0].payload for call in calls],
             *columns_of(deliveries, "payload_digest", "key"),
@@ -306,6 +343,7 @@ class PostgresStore:
             [delivery.source for delivery in deliveries],
             patience_ms,
         )
+        rows = list(zip(*columns, strict=True))
         results: list[list[DeliverReply] | Exception] = []
         place = 0
         for call in calls:
@@ -343,14 +381,15 @@ class PostgresStore:
             raise RuntimeError("expected a ledger that can be written, this one was opened read-only")
 
 
-def _replies(call: DeliverCall, rows: Sequence[Row]) -> list[DeliverReply] | Exception:
+def _replies(call: DeliverCall, rows: Sequence[DeliverRow]) -> list[DeliverReply] | Exception:
     replies: list[DeliverReply] = []
     for delivery, row in zip(call.deliveries, rows, strict=True):
-        if unanswered := _unanswered(delivery.job_id, row["outcome"]):
+        outcome, version, signal_id, reason, job_id = row
+        if unanswered := _unanswered(delivery.job_id, outcome):
             return unanswered
-        reply = to_deliver_reply(row)
+        reply = to_deliver_reply(outcome, version, signal_id, reason)
         if isinstance(reply, Conflict):
-            [conflicting] = [other for other in call.deliveries if other.job_id == row["job_id"]]
+            [conflicting] = [other for other in call.deliveries if other.job_id == job_id]
             return KeyConflict(
                 job_id=conflicting.job_id,
                 key=conflicting.key or "",

@@ -1,22 +1,25 @@
 """Audit queries on SQLite, with SQLAlchemy: each reads through an index and returns the core's values."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, literal, select, text, tuple_
+from sqlalchemy import Select, Text, literal, select, text, tuple_, type_coerce
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from signal_ledger.cursors import cursor_place, cursor_position, cursor_wait, position_cursor
 from signal_ledger.evolve import fold
 from signal_ledger.names import JobId
 from signal_ledger.outbox import StoredSignal
-from signal_ledger.ports import EventFilter, WaitingJob
+from signal_ledger.ports import EventFilter, UnreadableEvent, WaitingJob
 from signal_ledger.recorded import RecordedEvent, from_stored
 from signal_ledger.stored import StoredEvent
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.queries import filtered, to_stored_signal, to_waiting_job
-from signal_ledger_adapters.sqlite.rows import to_state
+from signal_ledger_adapters.sqlite.connection import reading
+from signal_ledger_adapters.sqlite.rows import to_state, to_stored_event
 from signal_ledger_adapters.sqlite.tables import Instant, event_columns, events, outbox, repairs, state_columns, waits
 
 _ROWS_AT_ONCE = 500
@@ -27,15 +30,17 @@ class Audit:
 
     Args:
         engine: Reads the file.
+        path: The file, for messages.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, path: Path) -> None:
         self._engine = engine
+        self._path = path
 
     async def state(self, job_id: JobId) -> WaitState:
         """Return the stored projection of a job; folded from the log if it is missing."""
         query = select(*state_columns).where(waits.c.job_id == job_id)
-        async with self._engine.connect() as connection:
+        async with reading(self._engine, self._path) as connection:
             row = (await connection.execute(query)).one_or_none()
         return fold(job_id, await self.history(job_id)) if row is None else to_state(job_id, row)
 
@@ -56,14 +61,14 @@ class Audit:
     async def end(self) -> str | None:
         """Return the cursor of the newest event; None for an empty log."""
         query = select(events.c.position).order_by(events.c.position.desc()).limit(1)
-        async with self._engine.connect() as connection:
+        async with reading(self._engine, self._path) as connection:
             position = await connection.scalar(query)
         return None if position is None else position_cursor(position)
 
     async def newest_at(self) -> datetime | None:
         """Return when the newest event was recorded."""
         query = select(events.c.recorded_at).order_by(events.c.position.desc()).limit(1)
-        async with self._engine.connect() as connection:
+        async with reading(self._engine, self._path) as connection:
             newest: datetime | None = await connection.scalar(query)
         return newest
 
@@ -84,7 +89,7 @@ class Audit:
         if after is not None:
             since, job_id = cursor_wait(after)
             query = query.where(tuple_(waits.c.since, waits.c.job_id) > tuple_(literal(since, Instant), job_id))
-        async with self._engine.connect() as connection:
+        async with reading(self._engine, self._path) as connection:
             rows = (await connection.execute(query)).all()
         return [to_waiting_job(row) for row in rows]
 
@@ -93,12 +98,12 @@ class Audit:
         query = select(outbox).order_by(outbox.c.place).limit(limit)
         if after is not None:
             query = query.where(outbox.c.place > cursor_place(after))
-        async with self._engine.connect() as connection:
+        async with reading(self._engine, self._path) as connection:
             rows = (await connection.execute(query)).all()
         return [to_stored_signal(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
-        async with self._engine.connect() as connection:
+        async with reading(self._engine, self._path) as connection:
             rows = (await connection.execute(query)).all()
         return [
             from_stored(StoredEvent._make(columns), position=position, cursor=position_cursor(position))
@@ -116,12 +121,23 @@ class SqliteSnapshot:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def rows(self) -> AsyncIterator[tuple[int, StoredEvent]]:
+    async def rows(self) -> AsyncIterator[tuple[int, StoredEvent | UnreadableEvent]]:
         """Yield position and row of every event, ordered by job and version."""
-        query = select(*event_columns).order_by(events.c.job_id, events.c.version)
-        async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
-            async for position, *columns in rows:
-                yield position, StoredEvent._make(columns)
+        as_stored: list[Any] = [
+            type_coerce(column, Text) if isinstance(column.type, Instant) else column for column in event_columns
+        ]
+        query = select(*as_stored).order_by(events.c.job_id, events.c.version)
+        driver: Any = (await self._connection.get_raw_connection()).driver_connection
+        # Text that is none was never written by this library: its checksum does not fit what is read instead.
+        driver.text_factory = _read_text
+        try:
+            async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
+                async for position, *columns in rows:
+                    yield position, _to_stored(columns)
+        finally:
+            # Of a query that was cancelled the connection is closed already.
+            with suppress(ValueError):
+                driver.text_factory = str
 
     async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
         """Yield the stored projections, ordered by job; None for one that cannot be read."""
@@ -134,6 +150,17 @@ class SqliteSnapshot:
         """Return the jobs whose streams are known to lack an event."""
         rows = await self._connection.execute(select(repairs.c.job_id).order_by(repairs.c.job_id))
         return [JobId(job_id) for [job_id] in rows]
+
+
+def _read_text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
+
+
+def _to_stored(columns: Sequence[Any]) -> StoredEvent | UnreadableEvent:
+    try:
+        return to_stored_event(columns)
+    except ValueError as error:
+        return UnreadableEvent(job_id=columns[0], version=columns[1], reason=str(error))
 
 
 def _state_or_none(job_id: JobId, columns: list[Any]) -> WaitState | None:

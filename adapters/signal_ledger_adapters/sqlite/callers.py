@@ -21,7 +21,8 @@ _FULL = 2
 _LEVELS = {0: "OFF", 1: "NORMAL"}
 
 _SETTINGS = """
-SELECT (SELECT file FROM pragma_database_list WHERE name = 'main'), (SELECT synchronous FROM pragma_synchronous)
+SELECT (SELECT file FROM pragma_database_list WHERE name = 'main'), (SELECT synchronous FROM pragma_synchronous),
+       (SELECT query_only FROM pragma_query_only)
 """
 
 
@@ -30,7 +31,7 @@ async def insert_jobs(connection: object, path: Path, jobs: Sequence[NewJob], no
 
     Raises:
         TypeError: It is no connection of SQLAlchemy or aiosqlite.
-        ValueError: It is a connection to another file.
+        ValueError: It is a connection to another file, or may not write.
     """
     caller = await _Caller.of(connection)
     await caller.check_file(path)
@@ -49,7 +50,7 @@ async def store_signals(connection: object, path: Path, deliveries: Sequence[Del
 
     Raises:
         TypeError: It is no connection of SQLAlchemy or aiosqlite.
-        ValueError: It is a connection to another file, or does not sync its commits.
+        ValueError: It is a connection to another file, does not sync its commits, or may not write.
     """
     caller = await _Caller.of(connection)
     synchronous = await caller.check_file(path)
@@ -91,12 +92,14 @@ class _Caller:
         return cls(driver, connection if isinstance(connection, AsyncConnection) else None)
 
     async def check_file(self, path: Path) -> int:
-        """Check that it is on the ledger's own file, and return how it syncs its commits."""
-        [[file, synchronous]] = await self._execute(_SETTINGS, ())
+        """Check that it can write to the ledger's own file, and return how it syncs its commits."""
+        [[file, synchronous, query_only]] = await self._execute(_SETTINGS, ())
         if not file or Path(file).resolve() != path:
             raise ValueError(
                 f"conn: expected a connection to {path}, the ledger's own file, got one to another database"
             )
+        if query_only:
+            raise ValueError("conn: expected a connection that can write, got one with PRAGMA query_only = ON")
         return int(synchronous)
 
     async def run(self, name: str, parameters: tuple[object, ...]) -> Sequence[Columns]:

@@ -1,16 +1,21 @@
 """Opening the file: pragmas that are read back, and one clear sentence for each way in which it can fail."""
 
+import errno
+import os
 import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from signal_ledger.errors import SchemaError
+from signal_ledger.ports import StoreUnavailableError
 
 BUSY_TIMEOUT_S = 5.0
 """How long SQLite itself waits for a lock; whoever needs longer asks again."""
@@ -59,6 +64,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("CREATE TABLE signal_ledger_probe (x)")
         connection.execute("ROLLBACK")
         connection.execute("PRAGMA busy_timeout = 0")
+        _sync_folder(path)
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -86,6 +92,40 @@ def create_engine(path: Path, *, read_only: bool) -> AsyncEngine:
     return engine
 
 
+def _sync_folder(path: Path) -> None:
+    """Have the disk keep the names of the database and its log. SQLite does that, too, but overlooks a failure of it.
+
+    Raises:
+        SchemaError: The disk has failed.
+    """
+    try:
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # A folder may be one that can be written but not listed, or that is on a file system without such a sync.
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise SchemaError(f"{path} cannot be used: its folder cannot be synced to the disk: {error}") from error
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine, path: Path) -> AsyncGenerator[AsyncConnection, None]:
+    """Take a connection for audit queries.
+
+    Raises:
+        StoreUnavailableError: The database could not be read.
+    """
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error):
+            raise unavailable_error(path, error.orig) from error
+        raise
+
+
 def _set_up(connection: sqlite3.Connection | DBAPIConnection, path: Path, *, read_only: bool) -> None:
     """Set the pragmas that durability stands on, and read them back: SQLite ignores what it cannot do."""
     cursor = connection.cursor()
@@ -104,6 +144,27 @@ def _set_up(connection: sqlite3.Connection | DBAPIConnection, path: Path, *, rea
             raise SchemaError(f"{path}: expected synchronous = FULL ({_FULL}), found {row}")
     finally:
         cursor.close()
+
+
+_EXPECTED = {
+    sqlite3.SQLITE_FULL: "room on the disk",
+    sqlite3.SQLITE_IOERR: "a disk that reads, writes and syncs",
+    sqlite3.SQLITE_READONLY: "a file and a folder that can be written",
+    sqlite3.SQLITE_BUSY: "other programs to release their locks",
+    sqlite3.SQLITE_CORRUPT: "a whole database, which no other program has written over",
+    sqlite3.SQLITE_NOTADB: "a whole database, which no other program has written over",
+    sqlite3.SQLITE_CANTOPEN: "a folder that exists and can be written",
+}
+
+
+def unavailable_error(path: Path, error: sqlite3.Error) -> StoreUnavailableError:
+    """Say in one sentence what an open file did not do. It may do it later."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    expected = _EXPECTED.get(code & 0xFF, "a database that can be written")
+    unavailable = StoreUnavailableError(f"{path}: expected {expected}, but SQLite says: {error} ({name})")
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def open_error(path: Path, error: Exception) -> SchemaError:

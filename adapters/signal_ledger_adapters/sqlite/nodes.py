@@ -46,11 +46,12 @@ def hold(path: Path, node: int) -> None:
 
 
 def release(path: Path, node: int) -> None:
-    """Let go of a node's lock."""
+    """Let go of a node's lock. Where it is held, not where it would be taken now: the folder may be gone."""
     with _lock:
-        lock_file = _open(path)
-        lock_file.held.discard(node)
-        fcntl.lockf(lock_file.descriptor, fcntl.LOCK_UN, 1, node)
+        lock_file = _latest.get(path)
+        if lock_file is not None and lock_file.process == os.getpid():
+            lock_file.held.discard(node)
+            fcntl.lockf(lock_file.descriptor, fcntl.LOCK_UN, 1, node)
 
 
 def is_gone(path: Path, node: int) -> bool:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from signal_ledger.unit import Operation
+from signal_ledger_adapters.sqlite.connection import unavailable_error
 from signal_ledger_adapters.sqlite.unit import Known, SqliteUnit
 
 # Readers wait for nobody in write-ahead logging, but for the moment in which the log of a crashed process is recovered.
@@ -28,15 +29,30 @@ class Reader:
             isolation_level=None,
             check_same_thread=False,
         )
+        self._path = path
         self._clock = clock
 
     def run[R](self, operation: Operation[SqliteUnit, R]) -> R:
-        """Run an operation that only reads."""
-        return operation.run(SqliteUnit(self._connection, self._clock(), Known()))
+        """Run an operation that only reads.
+
+        Raises:
+            StoreUnavailableError: The database could not be read.
+        """
+        try:
+            return operation.run(SqliteUnit(self._connection, self._clock(), Known()))
+        except sqlite3.Error as error:
+            raise unavailable_error(self._path, error) from error
 
     def mark(self) -> int:
-        """Return a number that is another one after each commit of another connection. Takes two microseconds."""
-        [data_version] = self._connection.execute("PRAGMA data_version").fetchone()
+        """Return a number that is another one after each commit of another connection. Takes two microseconds.
+
+        Raises:
+            StoreUnavailableError: The database could not be read.
+        """
+        try:
+            [data_version] = self._connection.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error as error:
+            raise unavailable_error(self._path, error) from error
         return int(data_version)
 
     def close(self) -> None:

@@ -34,12 +34,18 @@ _DEADLINE_AT = StoredEvent._fields.index("deadline_at")
 
 def event_columns(row: StoredEvent) -> tuple[object, ...]:
     """The columns of an event, in the order of `StoredEvent`."""
-    before, between, behind = row[:_RECORDED_AT], row[_RECORDED_AT + 1 : _DEADLINE_AT], row[_DEADLINE_AT + 1 :]
-    return (*before, to_text(row.recorded_at), *between, _text(row.deadline_at), *behind)
+    columns: list[object] = list(row)
+    columns[_RECORDED_AT] = to_text(row.recorded_at)
+    columns[_DEADLINE_AT] = _text(row.deadline_at)
+    return tuple(columns)
 
 
 def to_stored_event(columns: Columns) -> StoredEvent:
-    """Read the columns of an event."""
+    """Read the columns of an event.
+
+    Raises:
+        ValueError: An instant is none.
+    """
     values = list(columns)
     values[_RECORDED_AT] = _instant(values[_RECORDED_AT])
     values[_DEADLINE_AT] = _instant(values[_DEADLINE_AT])
@@ -54,13 +60,13 @@ def state_columns(state: WaitState) -> tuple[object, ...]:
         state.run,
         state.version,
         _text(state.recorded_at),
-        state.status.value,
+        state.status._value_,
         state.current,
         None if wait is None else wait.ordinal,
         None if wait is None else to_text(wait.since),
         None if wait is None else _text(wait.deadline_at),
         state.execution,
-        _waits_text(state.waits),
+        _waits_text(state.waits) if state.waits else "[]",
         _inboxes_text(state.inboxes),
         SCHEMA_VERSION,
     )
@@ -180,8 +186,6 @@ def to_json(value: object) -> str:
 
 
 def _waits_text(waits: tuple[OpenWait, ...]) -> str:
-    if not waits:
-        return "[]"
     return to_json(
         [
             [
@@ -211,8 +215,12 @@ def _to_wait(values: Columns) -> OpenWait:
 
 def _inboxes_text(inboxes: tuple[Inbox, ...]) -> str:
     """Written by hand: every delivery comes this way."""
-    texts = [f"[{encode_basestring_ascii(inbox.channel)},{inbox.pending},{inbox.after}]" for inbox in inboxes]
-    return f"[{','.join(texts)}]"
+    return f"[{','.join([_inbox_text(inbox) for inbox in inboxes])}]"
+
+
+def _inbox_text(inbox: Inbox) -> str:
+    channel = encode_basestring_ascii(inbox.channel) if inbox.channel else '""'
+    return f"[{channel},{inbox.pending},{inbox.after}]"
 
 
 def _to_inbox(values: Columns) -> Inbox:

@@ -25,7 +25,8 @@ from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.sqlite import nodes
 from signal_ledger_adapters.sqlite.audit import Audit, SqliteSnapshot
 from signal_ledger_adapters.sqlite.callers import insert_jobs, store_signals
-from signal_ledger_adapters.sqlite.connection import connect, create_engine
+from signal_ledger_adapters.sqlite.connection import connect, create_engine, reading
+from signal_ledger_adapters.sqlite.identity import Identity
 from signal_ledger_adapters.sqlite.migrate import check, migrate, migrations
 from signal_ledger_adapters.sqlite.reader import Reader
 from signal_ledger_adapters.sqlite.rebuild import DropOrphans, IsPast, RebuildStreams
@@ -44,6 +45,7 @@ class SqliteStore:
         engine: For audit queries.
         writer: None if the store can only be read.
         reader: For small reads.
+        identity: Tells whether the file is still the one that was opened.
     """
 
     def __init__(
@@ -53,14 +55,17 @@ class SqliteStore:
         engine: AsyncEngine,
         writer: Writer | None,
         reader: Reader,
+        identity: Identity,
     ) -> None:
         self._path = path
         self._clock = clock
         self._engine = engine
         self._writer = writer
         self._open_reader = reader
-        self._open_audit = Audit(engine)
+        self._open_audit = Audit(engine, path)
+        self._identity = identity
         self._is_closed = False
+        self._closing: asyncio.Future[None] | None = None
 
     @classmethod
     async def open(
@@ -89,17 +94,25 @@ class SqliteStore:
                 if not read_only:
                     await migrate(engine, path, migrations())
             reader = Reader(path, clock)
+            identity = Identity(path, read_only=read_only)
         except BaseException:
             await engine.dispose()
             if connection is not None:
                 connection.close()
             raise
-        writer = None if connection is None else Writer(connection, path, clock)
-        return cls(path, clock, engine, writer, reader)
+        writer = None if connection is None else Writer(connection, path, clock, identity)
+        return cls(path, clock, engine, writer, reader, identity)
 
     async def close(self) -> None:
-        """Finish what has been asked for and close the file."""
+        """Finish what has been asked for and close the file. In a fork, leave it to the process that opened it."""
+        self._identity.require_own_process()
         self._is_closed = True
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        # A cancelled caller leaves it going on; whoever closes again waits for the same.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._writer is not None:
             await self._writer.close()
         self._open_reader.close()
@@ -162,7 +175,7 @@ class SqliteStore:
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[SqliteSnapshot, None]:
         self._require_open()
-        async with self._engine.connect() as connection:
+        async with reading(self._engine, self._path) as connection:
             await connection.exec_driver_sql("BEGIN")
             yield SqliteSnapshot(connection)
 
@@ -174,6 +187,7 @@ class SqliteStore:
         return count
 
     async def insert_with(self, connection: object, jobs: Sequence[NewJob]) -> list[JobRow]:
+        self._require_open()
         return await insert_jobs(connection, self._path, jobs, self._clock())
 
     async def join(self, name: str) -> int:
@@ -198,8 +212,10 @@ class SqliteStore:
         return self._open_reader
 
     def _require_open(self) -> None:
+        self._identity.require_own_process()
         if self._is_closed:
             raise RuntimeError(f"{self._path}: expected an open ledger, this one has been closed")
+        self._identity.check()
 
     @property
     def _writing(self) -> Writer:

@@ -153,9 +153,10 @@ class SqliteUnit:
         return self._views[job_id]
 
     def state(self, job_id: JobId) -> WaitState:
-        if job_id not in self._states:
+        state = self._states.get(job_id)
+        if state is None:
             self.preload([job_id])
-        state = self._states[job_id]
+            state = self._states[job_id]
         if isinstance(state, NewerEventError):
             raise state
         return state
@@ -174,7 +175,8 @@ class SqliteUnit:
                 return NO_FACTS
 
     def append(self, rows: Sequence[StoredEvent], state: WaitState) -> None:
-        self._new_events.extend([event_columns(row) for row in rows])
+        for row in rows:
+            self._new_events.append(event_columns(row))
         self._new_states[state.job_id] = state
         self._states[state.job_id] = state
 

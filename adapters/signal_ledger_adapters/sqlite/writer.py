@@ -12,7 +12,6 @@ figures).
 import asyncio
 import logging
 import math
-import os
 import sqlite3
 import time
 from collections import deque
@@ -24,9 +23,10 @@ from typing import Any
 
 from signal_ledger.errors import KeyConflict
 from signal_ledger.operations import DeliverCall
-from signal_ledger.ports import StoreUnavailableError
 from signal_ledger.unit import Operation
 from signal_ledger.upcast import NewerEventError
+from signal_ledger_adapters.sqlite.connection import unavailable_error
+from signal_ledger_adapters.sqlite.identity import Identity
 from signal_ledger_adapters.sqlite.unit import Known, SqliteUnit
 from signal_ledger_adapters.sqlite.waiter import Waiter, error_of
 
@@ -42,8 +42,12 @@ QUICK_COMMIT_S = 0.001
 
 _FORGET_SLOWNESS = 0.9
 
-CHECKPOINT_PAGES = 1000
-"""After about so many pages the write-ahead log is written back, as SQLite would do by itself, but in the thread."""
+CHECKPOINT_PAGES = 4000
+"""After about so many changed pages, 16 MiB, the write-ahead log is written back, in the thread.
+
+SQLite would do it four times as often by itself. A page that many transactions change is written back once for all of
+them, and a batch that waits for it waits for two syncs.
+"""
 
 _PAGE_BYTES = 4096
 
@@ -63,6 +67,7 @@ class _Request:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     ends_at: float
+    size_bytes: int
     result: Any = None
     error: Exception | None = None
 
@@ -97,11 +102,15 @@ class Writer:
         connection: Used by the writer alone from now on.
         path: The file, for messages.
         clock: Returns the present time as an aware UTC datetime.
+        identity: Tells whether what is committed will be found again.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, clock: Callable[[], datetime], identity: Identity
+    ) -> None:
         self._connection = connection
         self._path = path
+        self._identity = identity
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._waiter = Waiter(f"signal-ledger-{path.name}", self._loop)
@@ -117,7 +126,7 @@ class Writer:
         self._is_busy = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._process = os.getpid()
+        self._is_waiting_for_lock = False
         self._is_closed = False
 
     async def run[R](self, operation: Operation[SqliteUnit, R], *, timeout_s: float | None = None) -> R:
@@ -130,13 +139,12 @@ class Writer:
             StoreUnavailableError: The database could not do it; the same operation may succeed later.
             RuntimeError: The writer is closed, or was opened before this process was forked.
         """
-        if os.getpid() != self._process:
-            raise RuntimeError(f"{self._path}: expected the process that opened it, found a fork; open it in the fork")
+        self._identity.require_own_process()
         if self._is_closed:
             raise self._closed_error()
         loop = asyncio.get_running_loop()
         ends_at = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        request = _Request(operation, loop, loop.create_future(), ends_at)
+        request = _Request(operation, loop, loop.create_future(), ends_at, operation.size_bytes)
         result: R
         if loop is self._loop:
             self._accept(request)
@@ -188,10 +196,11 @@ class Writer:
 
     def _time_is_up(self) -> None:
         now = time.monotonic()
+        reason = (f"another program holds the write lock of {self._path}",) if self._is_waiting_for_lock else ()
         waiting = [one for one in (*self._batch, *self._alone, *self._requests) if not one.is_withdrawn]
         for request in waiting:
             if request.ends_at <= now:
-                request.settle(None, TimeoutError())
+                request.settle(None, TimeoutError(*reason))
         self._watch_time(min([one.ends_at for one in waiting if one.ends_at > now], default=math.inf))
 
     def _go_on(self) -> None:
@@ -219,15 +228,15 @@ class Writer:
         size = 0
         while self._requests and len(batch) < BATCH_OPERATIONS_MAX and size < BATCH_BYTES_MAX:
             request = self._requests.popleft()
-            if not request.is_withdrawn:
+            if not request.future.done():
                 batch.append(request)
-                size += request.operation.size_bytes
+                size += request.size_bytes
         return batch
 
     def _try_begin(self) -> bool:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
+        except sqlite3.Error:
             # Locked, or a fault that the thread will meet and report.
             return False
         return True
@@ -244,6 +253,7 @@ class Writer:
                     raise
             else:
                 return
+            self._is_waiting_for_lock = True
             if time.monotonic() > warn_at:
                 logger.warning("%s: another program holds the write lock; %d operations wait", self._path, len(batch))
                 warn_at += _LOCK_WARNING_S
@@ -251,6 +261,7 @@ class Writer:
             tries += 1
 
     def _locked(self, batch: list[_Request], error: Exception | None) -> None:
+        self._is_waiting_for_lock = False
         if error is not None:
             self._failed(batch, error)
         elif self._connection.in_transaction:
@@ -262,6 +273,8 @@ class Writer:
         """Run the operations of a batch, inside of their transaction; then commit it."""
         changes = self._connection.total_changes
         try:
+            # Before anything is written: what cannot be kept is refused, not left unknown.
+            self._identity.check()
             self._run_all(batch)
         except Exception as error:  # noqa: BLE001 - handed to the caller it belongs to
             self._failed(batch, error)
@@ -273,7 +286,7 @@ class Writer:
             self._committed(batch, None)
             return
         # A row changes a page or two; large payloads have pages of their own.
-        size_bytes = sum([request.operation.size_bytes for request in batch])
+        size_bytes = sum([request.size_bytes for request in batch])
         self._changed_pages += changes + size_bytes // _PAGE_BYTES
         if self._commit_s < QUICK_COMMIT_S and self._changed_pages < CHECKPOINT_PAGES:
             self._committed(batch, error_of(self._commit))
@@ -286,7 +299,7 @@ class Writer:
         unit = SqliteUnit(self._connection, self._clock(), self._known)
         unit.load([job_id for request in batch for job_id in request.operation.job_ids])
         for request in batch:
-            if request.is_withdrawn:
+            if request.future.done():
                 continue
             try:
                 request.result = request.operation.run(unit)
@@ -315,11 +328,16 @@ class Writer:
             logger.warning("%s: the write-ahead log could not be written back yet: %s", self._path, error)
 
     def _committed(self, batch: list[_Request], error: Exception | None) -> None:
+        # Asked again now: nobody may be told of a commit to a file that has been deleted meanwhile (D1).
+        error = error or error_of(self._identity.check)
         if error is not None:
             self._failed(batch, error)
             return
         for request in batch:
-            request.settle(request.result, request.error)
+            if request.error is not None or request.loop is not self._loop:
+                request.settle(request.result, request.error)
+            elif not request.future.done():
+                request.future.set_result(request.result)
         self._go_on()
 
     def _failed(self, batch: list[_Request], error: Exception) -> None:
@@ -347,7 +365,5 @@ class Writer:
 
     def _translate(self, error: Exception) -> Exception:
         if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
-            unavailable = StoreUnavailableError(f"{self._path}: {error}")
-            unavailable.__cause__ = error
-            return unavailable
+            return unavailable_error(self._path, error)
         return error

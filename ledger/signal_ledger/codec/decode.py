@@ -98,7 +98,9 @@ class _Decoder:
         return value
 
     def _error(self, reason: str) -> PayloadError:
-        return PayloadError(f"not a payload: {reason} (at byte {self._at})", offset=self._at)
+        # What was to be read last may have ended behind the end.
+        offset = min(self._at, len(self._data))
+        return PayloadError(f"not a payload: {reason} (at byte {offset})", offset=offset)
 
     def _walk(self) -> object:
         """Read the terms in their order. A container opens a frame, which closes when its last term is in.

@@ -2,8 +2,7 @@
 
 import hashlib
 import threading
-from enum import Enum
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 from erlpack import ErlangTermEncoder
 
@@ -63,38 +62,30 @@ def encode_with_digest(value: object, limits: Limits = DEFAULT_LIMITS) -> Encode
         >>> one.data == other.data, one.digest == other.digest
         (False, True)
     """
-    data, form = _encode(value, limits)
-    match form:
-        case _Form.CANONICAL:
-            canonical = data
-        case _Form.PLAIN:
-            try:
-                canonical = _pack(order_plain(value), limits)
-            except RecursionError:
-                raise PayloadError(f"the payload is nested too deeply, expected at most {DEPTH_MAX} levels") from None
-        case _Form.ANY:
-            canonical = _pack(normalise(value, limits, pack_key=_pack), limits)
-        case _:
-            assert_never(form)
+    data, is_in_order = _encode(value, limits)
+    if is_in_order:
+        canonical = data
+    elif is_in_order is None:
+        canonical = _pack(normalise(value, limits, pack_key=_pack), limits)
+    else:
+        try:
+            canonical = _pack(order_plain(value), limits)
+        except RecursionError:
+            raise PayloadError(f"the payload is nested too deeply, expected at most {DEPTH_MAX} levels") from None
     return Encoded(data, hashlib.sha256(canonical).hexdigest())
 
 
-class _Form(Enum):
-    CANONICAL = "plain, with the keys of its dicts in order"
-    PLAIN = "plain"
-    ANY = "anything else"
-
-
-def _encode(value: object, limits: Limits) -> tuple[bytes, _Form]:
-    in_order = scan_plain(value, size_bytes_max=limits.size_bytes_max, terms_max=limits.terms_max)
-    if in_order is not None:
+def _encode(value: object, limits: Limits) -> tuple[bytes, bool | None]:
+    """Return the encoding, and what `scan_plain` says of the value."""
+    is_in_order = scan_plain(value, size_bytes_max=limits.size_bytes_max, terms_max=limits.terms_max)
+    if is_in_order is not None:
         try:
-            return _pack(value, limits), _Form.CANONICAL if in_order else _Form.PLAIN
+            return _pack(value, limits), is_in_order
         except PayloadError:
             raise
         except Exception:  # noqa: BLE001, S110 - erlpack's complaints quote the value; the careful way names the place
             pass
-    return _pack(normalise(value, limits), limits), _Form.ANY
+    return _pack(normalise(value, limits), limits), None
 
 
 def _pack(normal: object, limits: Limits = DEFAULT_LIMITS) -> bytes:

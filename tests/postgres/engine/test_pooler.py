@@ -1,6 +1,7 @@
 """Behind PgBouncer, which gives each transaction another session: everything works within the polling second."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import pwd
@@ -13,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from signal_ledger import attach, open_ledger
+from signal_ledger import SchemaError, attach, migrate, open_ledger
 from signal_ledger_adapters.oban import watch
 from signal_ledger_adapters.postgres.connection import create_engine, driver_of, to_url
 from signal_ledger_adapters.postgres.schema import Names
@@ -28,7 +29,7 @@ CONFIGURATION = """
 * = host={host} port={port} user=postgres
 
 [pgbouncer]
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {sessions}
 listen_port = 6432
 unix_socket_dir = {folder}
@@ -40,6 +41,12 @@ auth_type = any
 @pytest.fixture
 def pooled_url(ledger_url):
     """The same database through a pooler with a few sessions."""
+    with a_pooler(ledger_url) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def a_pooler(ledger_url, mode="transaction", sessions=3):
     if PROGRAM is None:
         pytest.skip("pgbouncer is not installed")
     direct = make_url(ledger_url)
@@ -47,7 +54,11 @@ def pooled_url(ledger_url):
         folder = Path(name)
         (folder / "ini").write_text(
             CONFIGURATION.format(
-                host=direct.query["host"], port=direct.query.get("port", direct.port), folder=folder, sessions=3
+                host=direct.query["host"],
+                port=direct.query.get("port", direct.port),
+                folder=folder,
+                sessions=sessions,
+                mode=mode,
             )
         )
         as_whom = []
@@ -146,3 +157,30 @@ async def test_each_statement_has_a_transaction_of_its_own_with_what_the_ledger_
 def test_another_size_of_the_statement_cache_is_refused():
     with pytest.raises(ValueError, match="url: expected statement_cache_size=0 or nothing, got '7'"):
         create_engine(to_url("postgresql://localhost/app?statement_cache_size=7"), Names())
+
+
+async def test_a_setting_that_is_missing_is_named(pooled_url):
+    await eventually(lambda: _is_up(pooled_url))
+    refused = pytest.raises(
+        SchemaError, match=r"pooler of transactions: expected \?statement_cache_size=0 .*prepare_thr"
+    )
+    async with an_oban(pooled_url) as oban:
+        with refused:
+            await attach(oban).start()
+    with refused:
+        await migrate(pooled_url, testing=True)
+    with refused:
+        async with open_ledger(pooled_url):
+            pass
+
+
+async def test_a_pooler_of_sessions_needs_nothing(ledger_url):
+    with a_pooler(ledger_url, "session", sessions=20) as url:
+        await eventually(lambda: _is_up(url))
+        assert await migrate(url, testing=True) == 1
+        async with an_oban(url) as oban, attach(oban) as engine:
+            node = Node(ledger_url, oban, engine)
+            job = await engine.enqueue(Approval.new())
+            await node.until_status(job, "snoozed")
+            await engine.signal(job, APPROVED)
+            await node.until(job, "completed")

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from oban import _extensions
+from oban import _extensions, worker
 from sqlalchemy.engine import make_url
 
-from signal_ledger import open_ledger
+from signal_ledger import await_signal, open_ledger
 from tests.eventually import eventually
 from tests.postgres.engine.workers import APPROVED, SEEN, Approval
 
@@ -269,8 +269,21 @@ async def test_an_acknowledgement_that_meets_a_deadlock_is_tried_again(it, monke
     assert "one by one" not in caplog.text
 
 
+@worker()
+class InPairs:
+    """Falls asleep at the same moment as another one, so that one transaction acknowledges both."""
+
+    both = asyncio.Barrier(2)
+
+    async def process(self, _job):
+        try:
+            await await_signal(wait_timeout=0)
+        finally:
+            await self.both.wait()
+
+
 async def _two_that_end_together(it):
     await it.oban.pause_queue("default")
-    low, high = await it.engine.enqueue_many(Approval.new() for _ in range(2))
+    low, high = await it.engine.enqueue_many(InPairs.new() for _ in range(2))
     await it.oban.resume_queue("default")
     return low, high

@@ -181,7 +181,10 @@ BEGIN
     event.job_id := state.job_id;
     event.version := state.version + 1;
     event.schema_version := 1;
-    event.checksum := ledger.checksum(event);
+    event.checksum := ledger.checksum_of(
+        event.job_id, event.version, event.run, event.kind, event.schema_version, event.recorded_at, event.execution,
+        event.attempt, event.channel, event.ordinal, event.signal_id, event.delivery_version, event.key, event.source,
+        event.deadline_at, event.cause, event.outcome, event.payload_digest);
     INSERT INTO ledger.events (
         job_id, version, run, kind, schema_version, recorded_at, execution, attempt, channel, ordinal, signal_id,
         delivery_version, key, source, deadline_at, cause, outcome, payload, payload_digest, checksum

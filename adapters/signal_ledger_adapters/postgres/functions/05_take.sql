@@ -11,12 +11,12 @@ CREATE OR REPLACE FUNCTION ledger.take(
     job_ids bigint[], executions bigint[], channels text[], ordinals integer[], wait_fors interval[],
     in_places boolean[], windows boolean[], patience integer DEFAULT NULL
 ) RETURNS TABLE (reply text, signal_id text, payload bytea, deadline_at timestamptz, remaining interval, expected integer)
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 #variable_conflict use_column
 DECLARE
     moment   timestamptz;
-    held     bigint[];
+    locks    record;
     now      timestamptz;
     here     integer;
     job      record;
@@ -27,18 +27,17 @@ DECLARE
     found_event ledger.events;
     ended    integer;
 BEGIN
-    PERFORM ledger.begin_writing();
-    held := ledger.lock(job_ids, patience);
-    moment := ledger.clock();
+    locks := ledger.lock(job_ids, patience);
+    moment := ledger.begin_writing();
     FOR here IN 1 .. cardinality(job_ids) LOOP
         signal_id := NULL; payload := NULL; deadline_at := NULL; remaining := NULL; expected := NULL;
-        IF job_ids[here] = ANY (held) THEN
+        IF job_ids[here] = ANY (locks.held) THEN
             reply := 'held'; RETURN NEXT; CONTINUE;
         END IF;
         -- The fence: only the newest execution may ask (W13).
-        SELECT j.attempt, c.job_id IS NOT NULL AS is_cancelled
+        SELECT j.attempt, EXISTS (SELECT FROM ledger.cancels AS c WHERE c.job_id = job_ids[here]) AS is_cancelled
         INTO job
-        FROM oban.oban_jobs AS j LEFT JOIN ledger.cancels AS c ON c.job_id = j.id
+        FROM oban.oban_jobs AS j
         WHERE j.id = job_ids[here] AND j.state = 'executing' AND ledger.to_execution(j.attempted_at) = executions[here];
         IF NOT FOUND THEN
             reply := 'stale'; RETURN NEXT; CONTINUE;
@@ -50,28 +49,31 @@ BEGIN
         IF job.is_cancelled THEN
             reply := 'cancel'; RETURN NEXT; CONTINUE;
         END IF;
-        -- A wait that has ended is replayed (W9).
-        SELECT e.* INTO found_event FROM ledger.events AS e
-        WHERE e.job_id = job_ids[here] AND e.run = ledger.open_run(state) AND e.channel = channels[here]
-          AND e.ordinal = ordinals[here] AND e.kind IN ('consumed', 'timed_out');
-        IF FOUND THEN
-            IF found_event.kind = 'timed_out' THEN
-                reply := 'timeout'; deadline_at := found_event.deadline_at;
-            ELSE
-                reply := 'signal'; signal_id := found_event.signal_id;
-                SELECT e.payload INTO payload FROM ledger.events AS e
-                WHERE e.job_id = job_ids[here] AND e.version = found_event.delivery_version;
+        wait := ledger.wait_on(state.waits, channels[here]);
+        -- An open wait of that ordinal has not ended, and is the next one.
+        IF wait.ordinal IS DISTINCT FROM ordinals[here] THEN
+            -- A wait that has ended is replayed (W9).
+            SELECT e.* INTO found_event FROM ledger.events AS e
+            WHERE e.job_id = job_ids[here] AND e.run = ledger.open_run(state) AND e.channel = channels[here]
+              AND e.ordinal = ordinals[here] AND e.kind IN ('consumed', 'timed_out');
+            IF FOUND THEN
+                IF found_event.kind = 'timed_out' THEN
+                    reply := 'timeout'; deadline_at := found_event.deadline_at;
+                ELSE
+                    reply := 'signal'; signal_id := found_event.signal_id;
+                    SELECT e.payload INTO payload FROM ledger.events AS e
+                    WHERE e.job_id = job_ids[here] AND e.version = found_event.delivery_version;
+                END IF;
+                RETURN NEXT; CONTINUE;
             END IF;
-            RETURN NEXT; CONTINUE;
-        END IF;
-        SELECT count(*) INTO ended FROM ledger.events AS e
-        WHERE e.job_id = job_ids[here] AND e.run = ledger.open_run(state) AND e.channel = channels[here]
-          AND e.kind IN ('consumed', 'timed_out');
-        IF ordinals[here] <> ended + 1 THEN
-            reply := 'order'; expected := ended + 1; RETURN NEXT; CONTINUE;
+            SELECT count(*) INTO ended FROM ledger.events AS e
+            WHERE e.job_id = job_ids[here] AND e.run = ledger.open_run(state) AND e.channel = channels[here]
+              AND e.kind IN ('consumed', 'timed_out');
+            IF ordinals[here] <> ended + 1 THEN
+                reply := 'order'; expected := ended + 1; RETURN NEXT; CONTINUE;
+            END IF;
         END IF;
         now := greatest(moment, state.recorded_at);
-        wait := ledger.wait_on(state.waits, channels[here]);
         inbox := ledger.inbox_of(state.inboxes, channels[here]);
         event := NULL;
         event.recorded_at := now;

@@ -11,11 +11,11 @@
 CREATE OR REPLACE FUNCTION ledger.snooze(
     job_ids bigint[], executions bigint[], channels text[], ordinals integer[], wait_fors interval[], cancel_reason text
 ) RETURNS TABLE (reply text)
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    moment   timestamptz := ledger.clock();
+    moment   timestamptz := ledger.begin_writing();
     now      timestamptz;
     here     integer;
     job      record;
@@ -24,11 +24,10 @@ DECLARE
     event    ledger.events;
     woken    bigint[] := '{}';
 BEGIN
-    PERFORM ledger.begin_writing();
     FOR here IN 1 .. cardinality(job_ids) LOOP
-        SELECT j.attempt, c.job_id IS NOT NULL AS is_cancelled
+        SELECT j.attempt, EXISTS (SELECT FROM ledger.cancels AS c WHERE c.job_id = job_ids[here]) AS is_cancelled
         INTO STRICT job
-        FROM oban.oban_jobs AS j LEFT JOIN ledger.cancels AS c ON c.job_id = j.id
+        FROM oban.oban_jobs AS j
         WHERE j.id = job_ids[here];
         state := ledger.state_of(job_ids[here]);
         IF state.schema_version > 1 THEN

@@ -1,0 +1,62 @@
+"""What happens to servers: they are halted, crash, start again, and lose connections."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from tests.postgres.engine.conftest import query
+
+
+def processes(cluster):
+    """The server's first process, and those that it has started."""
+    first = cluster.postmaster_pid
+    found = [first]
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # After the name, which may hold anything: the state, and the parent.
+            if int(status.read_text().rpartition(")")[2].split()[1]) == first:
+                found.append(int(status.parent.name))
+    return found
+
+
+@contextlib.contextmanager
+def halted(cluster):
+    """A server that stands still: it takes connections in, and answers nothing, nor a cancel."""
+    pids = processes(cluster)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def crash(cluster):
+    """Let the server crash and start again, at once."""
+    cluster.stop("immediate")
+    cluster.start()
+
+
+def terminate(url, condition="true"):
+    """End connections to a database from within; return how many."""
+    return len(
+        query(
+            url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname = current_database() AND pid <> pg_backend_pid() AND ({condition})",
+        )
+    )
+
+
+def connections(url):
+    """How many others are connected to a database, and how many locks they hold."""
+    [row] = query(
+        url,
+        "SELECT count(*), (SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) "
+        "WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()) "
+        "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend'",
+    )
+    return tuple(row)

@@ -1,0 +1,97 @@
+"""A server that crashes, connections that end, replies that get lost, in the middle of load (D1, D6, W5, W8)."""
+
+import asyncio
+
+import pytest
+
+from signal_ledger import open_ledger
+from tests.eventually import eventually
+from tests.postgres.engine.conftest import query
+from tests.postgres.engine.workers import APPROVED, SEEN, Approval
+from tests.postgres.faults.load import Load
+from tests.postgres.faults.server import crash, terminate
+from tests.postgres.faults.workers import collectors, have_consumed_all
+
+TASKS = 32
+
+# Which connections are whose: what they have run last.
+OF = {
+    "lane": "query LIKE '%%\"signal_ledger\".deliver_%%'",
+    "take": "query LIKE '%%\"signal_ledger\".take(%%'",
+    "upkeep": "query LIKE '%%\"signal_ledger\".tick(%%' OR query LIKE '%%\"signal_ledger\".look(%%' "
+    "OR query LIKE '%%\"signal_ledger\".relay(%%'",
+    "audit": "query = 'ROLLBACK;' OR query = 'ROLLBACK'",
+    "listener": "query LIKE 'LISTEN %%'",
+    "oban": "query LIKE '%%oban_jobs%%' AND query NOT LIKE '%%signal_ledger%%'",
+    "any": "true",
+}
+
+
+def started_at(url):
+    return query(url, "SELECT pg_postmaster_start_time()")
+
+
+@pytest.mark.parametrize("timeout", [0.05, 30])
+async def test_d1_a_crash_of_the_server_loses_and_doubles_nothing(cluster, it, timeout, record_property):
+    jobs = await collectors(it)
+    async with open_ledger(it.url) as ledger:
+        load = Load(ledger, [job.id for job in jobs], timeout=timeout)
+        async with load.running(TASKS):
+            for _ in range(3):
+                await eventually(load.has_sent(200))
+                before = started_at(it.url)
+                await asyncio.to_thread(crash, cluster)
+                assert started_at(it.url) != before
+            await eventually(load.has_sent(200))
+        figures = await load.figures(ledger, record_property)
+    assert (figures.unknown > 0) == (timeout < 1)
+    await have_consumed_all(it, jobs)
+
+
+@pytest.mark.parametrize("whose", OF)
+async def test_d1_connections_that_are_ended_from_within_lose_and_double_nothing(it, whose, record_property):
+    jobs = await collectors(it)
+    ended = 0
+    async with open_ledger(it.url) as ledger:
+        load = Load(it.engine, [job.id for job in jobs], timeout=30)
+        async with load.running(TASKS):
+            while ended < 5:
+                await it.ledger.history(jobs[0])
+                ended += await asyncio.to_thread(terminate, it.url, OF[whose])
+                await eventually(load.has_sent(20))
+        figures = await load.figures(ledger, record_property)
+    record_property("ended", ended)
+    assert figures.unknown == 0
+    await have_consumed_all(it, jobs)
+
+
+async def test_without_a_listener_live_waits_resume_within_the_polling_second(it, start, record_property):
+    """Each time Oban's notifier has listened anew, its connection is ended again: no hint arrives."""
+    elsewhere = await start({})
+    ended = 0
+
+    async def keep_ending():
+        nonlocal ended
+        while True:
+            ended += await asyncio.to_thread(terminate, it.url, OF["listener"])
+            await asyncio.sleep(0)
+
+    job = await Approval.enqueue({"window": 60})
+    timed = await Approval.enqueue({"window": 60, "wait_for": 1.5})
+    await it.until_status(job, "live")
+    ending = asyncio.create_task(keep_ending())
+    try:
+        await eventually(lambda: ended > 1)
+        began = asyncio.get_running_loop().time()
+        receipt = await elsewhere.engine.signal(job, APPROVED)
+        await eventually(lambda: APPROVED in SEEN)
+        resumed_s = asyncio.get_running_loop().time() - began
+        await it.until(timed, "cancelled")
+    finally:
+        ending.cancel()
+        await asyncio.wait([ending])
+    record_property("resumed_s", resumed_s)
+    assert receipt.outcome == "live"
+    assert resumed_s < 1.5
+    await it.until(job, "completed")
+    assert await it.kinds(timed) == ["awaited", "timed_out", "closed"]

@@ -1,0 +1,242 @@
+"""Limits of the database: on connections, on time, on writing, on space. Told while they last; nothing is lost (D1)."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg_pool import AsyncConnectionPool
+
+from signal_ledger import DeliveryUnknown, attach, open_ledger
+from signal_ledger.ports import StoreUnavailableError
+from tests.eventually import eventually
+from tests.postgres.conftest import install
+from tests.postgres.engine.conftest import Node, an_oban, query
+from tests.postgres.engine.workers import APPROVED, SEEN, Approval
+from tests.postgres.faults.load import Load
+from tests.postgres.faults.server import connections, terminate
+from tests.postgres.faults.workers import collectors, have_consumed_all
+
+
+def name_of(url):
+    [[name]] = query(url, "SELECT current_database()")
+    return name
+
+
+def as_role(url, role):
+    """The URL for a role, which is made, and may do everything."""
+    query(url, f"DROP ROLE IF EXISTS {role}")
+    query(url, f"CREATE ROLE {role} SUPERUSER LOGIN")
+    return url.replace("postgres@", f"{role}@")
+
+
+def grant(url):
+    """Superusers have no limits: let the role do without."""
+    query(url, "ALTER ROLE limited NOSUPERUSER")
+    query(url, "GRANT USAGE ON SCHEMA signal_ledger TO limited")
+    query(url, "GRANT ALL ON ALL TABLES IN SCHEMA signal_ledger, public TO limited")
+    query(url, "GRANT ALL ON ALL SEQUENCES IN SCHEMA signal_ledger, public TO limited")
+
+
+async def plays(node):
+    """Whatever is said to a node, jobs wait and go on."""
+    jobs = await node.engine.enqueue_many(Approval.new({"window": window}) for window in (0, 60))
+    for job, status in zip(jobs, ("snoozed", "live"), strict=True):
+        await node.until_status(job, status)
+    for job in jobs:
+        await node.engine.signal(job, APPROVED)
+        ended = await node.until(job, "completed")
+        assert ended.errors == []
+        assert (await node.kinds(job)).count("consumed") == 1
+    assert SEEN == [APPROVED] * 2
+
+
+LIMITS = [
+    ("statement_timeout", "100ms"),
+    ("lock_timeout", "1ms"),
+    ("idle_in_transaction_session_timeout", "200ms"),
+    ("transaction_timeout", "200ms"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), LIMITS)
+async def test_d1_limits_on_time_break_nothing_for_good(cluster, ledger_url, name, value, record_property):
+    if name == "transaction_timeout" and cluster.version < 17:
+        pytest.skip("PostgreSQL has it from 17 on")
+    url = as_role(ledger_url, "limited")
+    query(ledger_url, f"ALTER ROLE limited SET {name} = '{value}'")
+    # Oban's pool would give out connections that the server has closed.
+    checked = {"check": AsyncConnectionPool.check_connection}
+    async with an_oban(url, pool_options=checked) as oban, attach(oban) as engine, open_ledger(url) as ledger:
+        node = Node(ledger_url, oban, engine)
+        await plays(node)
+        jobs = await collectors(node, 4)
+        load = Load(ledger, [job.id for job in jobs], timeout=30)
+        async with load.running(8):
+            await eventually(load.has_sent(200))
+        # One that takes longer than the limit, in one statement.
+        many = query(
+            ledger_url,
+            "INSERT INTO oban_jobs (worker, state, scheduled_at) "
+            "SELECT 'w', 'scheduled', now() + interval '1 hour' FROM generate_series(1, 3000) RETURNING id",
+        )
+        await ledger.signal([job_id for [job_id] in many], APPROVED)
+        await load.figures(ledger, record_property)
+        await have_consumed_all(node, jobs)
+    async with open_ledger(ledger_url) as ledger:
+        assert (await ledger.verify()).ok
+    query(ledger_url, "DROP ROLE limited")
+
+
+async def test_connections_that_the_server_ends_when_they_are_idle_are_opened_anew(ledger_url):
+    url = as_role(ledger_url, "limited")
+    query(ledger_url, "ALTER ROLE limited SET idle_session_timeout = '300ms'")
+    [[job_id]] = query(ledger_url, "INSERT INTO oban_jobs (worker) VALUES ('w') RETURNING id")
+    async with open_ledger(url) as ledger:
+        for number in range(3):
+            await ledger.signal(job_id, number, timeout=5)
+            assert len(await ledger.history(job_id)) == number + 1
+            await eventually(lambda: connections(ledger_url) == (0, 0))
+    query(ledger_url, "DROP ROLE limited")
+
+
+async def test_d1_while_all_connections_are_taken_signals_wait_and_say_why(ledger_url):
+    """The limit of a role; that of the whole server is told in the same way."""
+    url = as_role(ledger_url, "limited")
+    grant(ledger_url)
+    query(ledger_url, "ALTER ROLE limited CONNECTION LIMIT 2")
+    [[job_id]] = query(ledger_url, "INSERT INTO oban_jobs (worker) VALUES ('w') RETURNING id")
+    async with open_ledger(url) as ledger:
+        await ledger.history(job_id)
+        with contextlib.ExitStack() as stack:
+            others = stack.enter_context(psycopg.connect(url))
+            with pytest.raises(DeliveryUnknown) as unknown:
+                await ledger.signal(job_id, 1, timeout=0.5)
+            assert "TooManyConnectionsError" in str(unknown.value.__cause__)
+            assert len(await ledger.history(job_id)) == 0
+            terminate(ledger_url, "query = 'ROLLBACK;'")
+            stack.enter_context(psycopg.connect(url))
+            with pytest.raises(StoreUnavailableError, match="TooManyConnectionsError"):
+                await ledger.history(job_id)
+            waiting = asyncio.create_task(ledger.signal(job_id, 2))
+            await asyncio.wait([waiting], timeout=0.3)
+            assert not waiting.done()
+            others.close()
+            assert (await waiting).outcome == "buffered"
+        assert [event.payload for event in await ledger.history(job_id)] == [2]
+    query(ledger_url, "DROP OWNED BY limited; DROP ROLE limited")
+
+
+async def test_d1_workers_that_get_no_connection_wait_and_go_on(ledger_url, record_property):
+    """All that they had are ended, and no other is to be had for a while, as when others have taken them all."""
+    url = as_role(ledger_url, "limited")
+    grant(ledger_url)
+    async with an_oban(url) as oban, attach(oban) as engine, open_ledger(url) as ledger:
+        node = Node(ledger_url, oban, engine)
+        jobs = await collectors(node, 4)
+        load = Load(ledger, [job.id for job in jobs], timeout=0.5)
+        async with load.running(4):
+            await eventually(load.has_sent(50))
+            query(ledger_url, "ALTER ROLE limited CONNECTION LIMIT 0")
+            assert terminate(ledger_url, "usename = 'limited'") > 3
+            await eventually(lambda: len(load.unknown) >= 8)
+            query(ledger_url, "ALTER ROLE limited CONNECTION LIMIT -1")
+            await eventually(load.has_sent(50))
+        await load.figures(ledger, record_property)
+        await have_consumed_all(node, jobs)
+    await eventually(lambda: connections(ledger_url) == (0, 0))
+    query(ledger_url, "DROP OWNED BY limited; DROP ROLE limited")
+
+
+async def test_a_pool_of_one_is_enough(ledger_url, record_property):
+    """Oban's own; with more jobs than that, live waits and acknowledgements all go through it."""
+    async with (
+        an_oban(ledger_url, {"default": 20}, pool_options={"max_size": 1}) as oban,
+        attach(oban) as engine,
+        open_ledger(ledger_url) as ledger,
+    ):
+        node = Node(ledger_url, oban, engine)
+        await plays(node)
+        jobs = await collectors(node, 10)
+        load = Load(engine, [job.id for job in jobs], timeout=30)
+        async with load.running(8):
+            await eventually(load.has_sent(200))
+        await load.figures(ledger, record_property)
+        await have_consumed_all(node, jobs)
+
+
+@pytest.mark.parametrize("timeout", [0.5, 30])
+async def test_d1_a_server_that_comes_back_read_only_is_waited_for(cluster, it, timeout, record_property):
+    """As after a failover: what one is connected to answers, and writes nothing, until it is promoted."""
+    jobs = await collectors(it)
+    name = name_of(it.url)
+    async with open_ledger(it.url) as ledger:
+        load = Load(ledger, [job.id for job in jobs], timeout=timeout)
+        async with load.running(8):
+            await eventually(load.has_sent(100))
+            query(it.url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            await asyncio.to_thread(cluster.stop, "immediate")
+            await asyncio.to_thread(cluster.start)
+            sent = len(load.acknowledged)
+            # Reading goes on.
+            assert (await ledger.verify()).ok
+            if timeout < 1:
+                await eventually(lambda: len(load.unknown) >= 8)
+            assert len(load.acknowledged) == sent
+            query(f"{it.url}&options=-cdefault_transaction_read_only%3Doff", f"ALTER DATABASE {name} RESET ALL")
+            terminate(it.url)
+            await eventually(load.has_sent(100))
+        await load.figures(ledger, record_property)
+    await have_consumed_all(it, jobs)
+
+
+@contextlib.contextmanager
+def small_disk(folder):
+    owner = folder.parent.stat()
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        os.chown(folder, owner.st_uid, owner.st_gid)
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
+async def test_d1_a_full_disk_is_told_and_loses_nothing(cluster, record_property):
+    """The tables lie on a small disk of their own, which something else fills."""
+    with small_disk(Path(cluster.folder) / "small") as disk:
+        query(cluster.url(), f"CREATE TABLESPACE small LOCATION '{disk}'")
+        query(cluster.url(), "CREATE DATABASE on_small TABLESPACE small")
+        url = cluster.url("on_small")
+        try:
+            await install(url, testing=True)
+            async with an_oban(url) as oban, attach(oban) as engine, open_ledger(url) as ledger:
+                node = Node(url, oban, engine)
+                jobs = await collectors(node, 4)
+                load = Load(ledger, [job.id for job in jobs], timeout=0.5)
+                filler = disk / "filler"
+                async with load.running(4):
+                    await eventually(load.has_sent(50))
+                    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                        while file.write(bytes(4096)):
+                            pass
+                    await eventually(lambda: len(load.unknown) >= 4)
+                    with pytest.raises(DeliveryUnknown) as unknown:
+                        await ledger.signal(jobs[0], {"large": os.urandom(100_000)}, channel="other", timeout=3)
+                    assert "DiskFullError" in str(unknown.value.__cause__)
+                    filler.unlink()
+                    await eventually(load.has_sent(50))
+                await load.figures(ledger, record_property)
+                await have_consumed_all(node, jobs)
+                assert (await ledger.verify()).ok
+        finally:
+            cluster.drop_database("on_small")
+            query(cluster.url(), "DROP TABLESPACE small")

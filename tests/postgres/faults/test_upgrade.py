@@ -1,0 +1,130 @@
+"""Upgrades while the system runs: it goes on under a migration, and old processes leave to new ones what is theirs."""
+
+import asyncio
+
+import psycopg
+import pytest
+
+from signal_ledger import SchemaError, migrate, open_ledger
+from signal_ledger.upcast import NewerEventError
+from tests.eventually import eventually
+from tests.postgres.engine.conftest import query
+from tests.postgres.engine.workers import APPROVED, SEEN, Approval, Quick
+from tests.postgres.faults.load import Load
+from tests.postgres.faults.workers import collectors, have_consumed_all
+
+OTHER_RELEASE = "UPDATE signal_ledger.settings SET functions = 'of another release'"
+
+
+async def test_migrations_in_mid_load_disturb_nobody(it, record_property):
+    """Each puts the functions in place anew; three at a time, and then again."""
+    jobs = await collectors(it)
+    migrated = 0
+    async with open_ledger(it.url) as ledger:
+        load = Load(it.engine, [job.id for job in jobs], timeout=30)
+        async with load.running(8):
+            for _ in range(3):
+                [[before]] = query(it.url, "SELECT max(xmin::text::bigint) FROM pg_proc")
+                query(it.url, OTHER_RELEASE)
+                assert await asyncio.gather(*[migrate(it.url, testing=True) for _ in range(3)]) == [1, 1, 1]
+                [[after]] = query(it.url, "SELECT max(xmin::text::bigint) FROM pg_proc")
+                migrated += after != before
+                await eventually(load.has_sent(50))
+        figures = await load.figures(ledger, record_property)
+    assert migrated == 3
+    assert figures.unknown == 0
+    await have_consumed_all(it, jobs)
+
+
+async def test_a_migration_that_must_wait_lets_others_write(it, record_property):
+    """Somebody has written to Oban's table, and takes his time: jobs run all the while."""
+    query(it.url, OTHER_RELEASE)
+    with psycopg.connect(it.url) as slow:
+        slow.execute("INSERT INTO oban_jobs (worker, state) VALUES ('w', 'suspended')")
+        migrating = asyncio.create_task(migrate(it.url, testing=True))
+        worst_s = 0.0
+        for _ in range(10):
+            began = asyncio.get_running_loop().time()
+            job = await Quick.enqueue()
+            await it.until(job, "completed")
+            worst_s = max(worst_s, asyncio.get_running_loop().time() - began)
+            await asyncio.sleep(0.3)  # else all of them run while it gives way
+        assert not migrating.done()
+        slow.commit()
+    assert await migrating == 1
+    record_property("worst_s", worst_s)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            query(it.url, OTHER_RELEASE)
+            # Whom it waits for needs the event loop, too.
+            async with await psycopg.AsyncConnection.connect(it.url) as slow:
+                await slow.execute("LOCK TABLE oban_jobs")
+                await migrate(it.url, testing=True)
+    await migrate(it.url, testing=True)
+
+
+async def test_migrations_keep_to_no_limit_of_the_role(ledger_url):
+    [[name]] = query(ledger_url, "SELECT current_database()")
+    query(ledger_url, f"ALTER DATABASE {name} SET statement_timeout = '30ms'")
+    query(ledger_url, f"ALTER DATABASE {name} SET lock_timeout = '1ms'")
+    query(ledger_url, OTHER_RELEASE)
+    with psycopg.connect(ledger_url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(hashtext('signal_ledger.migrate'))")
+        migrating = asyncio.create_task(migrate(ledger_url, testing=True))
+        done, _ = await asyncio.wait([migrating], timeout=0.5)
+        assert not done
+    assert await migrating == 1
+
+
+async def test_l8_what_a_newer_library_has_written_is_left_to_it(it):
+    """As long as only old workers run; when they meet what they know again, as new ones would, they go on."""
+    jobs = await it.engine.enqueue_many(Approval.new({"window": window}) for window in (0, 0, 60, 60))
+    for job, status in zip(jobs, ("snoozed", "snoozed", "live", "live"), strict=True):
+        await it.until_status(job, status)
+    newer, known = jobs[::2], jobs[1::2]
+    query(
+        it.url, "UPDATE signal_ledger.waits SET schema_version = 2 WHERE job_id = ANY (%s)", [job.id for job in newer]
+    )
+    for job in newer:
+        with pytest.raises(NewerEventError):
+            await it.engine.signal(job, APPROVED)
+    with pytest.raises(NewerEventError):
+        await it.engine.signal(jobs, APPROVED)
+    async with await psycopg.AsyncConnection.connect(it.url, autocommit=True) as connection:
+        for job in newer:
+            await it.engine.signal(job, APPROVED, conn=connection)
+    # A look, a rescue, a retry: whatever wakes them, they are put off.
+    query(it.url, "UPDATE oban_jobs SET state = 'available' WHERE id = %s", newer[0].id)
+    for job in known:
+        await it.engine.signal(job, APPROVED)
+        await it.until(job, "completed")
+    await it.until(newer[0], "scheduled")
+    assert await it.ledger.outbox() != []
+    assert SEEN == [APPROVED] * 2
+    for job in newer:
+        found = await it.oban.get_job(job.id)
+        assert (found.errors, found.state in ("scheduled", "executing", "available")) == ([], True)
+        assert (await it.kinds(job))[-1] in ("snoozed", "awaited")
+    query(it.url, "UPDATE signal_ledger.waits SET schema_version = 1")
+    # It was put off for a minute, which is over now.
+    query(it.url, "UPDATE oban_jobs SET scheduled_at = timezone('UTC', now()) WHERE id = %s", newer[0].id)
+    for job in newer:
+        ended = await it.until(job, "completed")
+        assert ended.errors == []
+    assert SEEN == [APPROVED] * 4
+
+
+async def test_old_processes_that_run_go_on_under_a_newer_schema_and_none_is_started(it):
+    job = await it.engine.enqueue(Approval.new({"window": 0}))
+    await it.until_status(job, "snoozed")
+    query(it.url, "UPDATE signal_ledger.settings SET version = 2")
+    try:
+        with pytest.raises(SchemaError, match="has version 2, this library knows 1; upgrade the library"):
+            async with open_ledger(it.url):
+                pass
+        with pytest.raises(SchemaError, match="upgrade the library"):
+            await migrate(it.url, testing=True)
+        await it.engine.signal(job, APPROVED)
+        await it.until(job, "completed")
+    finally:
+        query(it.url, "UPDATE signal_ledger.settings SET version = 1")
