@@ -9,9 +9,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from signal_ledger.decisions import GotSignal
 from signal_ledger.errors import DeliveryUnknown
+from signal_ledger.evolve import fold
 from signal_ledger.testing.bench import Signaller, take
-from signal_ledger.testing.contract.steps import executing, kinds
-from signal_ledger_adapters.postgres.connection import to_url
+from signal_ledger.testing.contract.steps import asleep, executing, kinds
+from signal_ledger_adapters.postgres.connection import create_engine, dispose, to_url
+from signal_ledger_adapters.postgres.lane import Lane
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
 from tests.eventually import eventually
@@ -58,6 +60,21 @@ async def test_l3_a_delivery_goes_on_from_the_log_where_the_projection_was_dropp
     for job_id in job_ids:
         assert [recorded.payload for recorded in await bench.store.history(job_id)] == [1, 2]
         assert (await bench.store.state(job_id)).version == 2
+
+
+async def test_l3_w5_a_projection_that_is_dropped_under_a_batch_loses_no_wait(bench, ledger_url):
+    """The batch has read the states, and waits to write them while somebody deletes them."""
+    job_ids = [(await asleep(bench))[0] for _ in range(2)]
+    with psycopg.connect(ledger_url) as connection:
+        connection.execute("DELETE FROM signal_ledger.waits")
+        beside = asyncio.create_task(
+            bench.signaller._sender.send(job_ids, "beside", channel="other", key=None, source=None, timeout=60)
+        )
+        await eventually(lambda: waiting_backends(ledger_url))
+    await beside
+    for job_id in job_ids:
+        assert await bench.store.state(job_id) == fold(job_id, await bench.store.history(job_id))
+        assert (await send(bench, job_id)).outcome == "woken"
 
 
 async def test_d2_a_job_that_somebody_holds_keeps_no_other_execution_waiting(bench, ledger_url):
@@ -181,3 +198,43 @@ async def test_a_close_that_is_cancelled_leaves_no_connection(ledger_url, bench)
                 ).fetchone()[0]
 
         await eventually(lambda: not connections())
+
+
+async def test_d6_a_close_that_is_cancelled_answers_those_who_still_wait(ledger_url, bench):
+    job_ids = [await bench.insert() for _ in range(2)]
+    store = await PostgresStore.open(to_url(ledger_url), Names())
+    signaller = Signaller(store)
+    with held(ledger_url, job_ids[0]):
+        # One waits for a lock on a connection of its own, one is in a batch behind it.
+        calls = [asyncio.create_task(signaller.send(job_ids[0], number)) for number in range(3)]
+        await eventually(lambda: waiting_backends(ledger_url))
+        closing = asyncio.create_task(store.close())
+        await asyncio.wait([closing], timeout=0.01)
+        closing.cancel()
+        done, _ = await asyncio.wait(calls, timeout=5)
+    assert len(done) == 3
+    for call in calls:
+        with pytest.raises(DeliveryUnknown, match="closed before there was an answer"):
+            call.result()
+
+
+async def test_a_connection_that_could_not_be_set_up_is_not_used(ledger_url, monkeypatch):
+    """Somebody cancels the statement that sets it up: without its settings, it would be used for ever."""
+    engine = create_engine(to_url(ledger_url), Names(), pools=False)
+    lane = Lane(engine)
+    execute = asyncpg.Connection.execute
+
+    async def cancelled(connection, statement, *args, **options):
+        if "plan_cache_mode" in statement:
+            raise asyncpg.QueryCanceledError("canceling statement due to user request")
+        return await execute(connection, statement, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncpg.Connection, "execute", cancelled)
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await lane.open()
+        assert not lane.is_open
+    await lane.open()
+    assert await lane.driver.fetchval("SHOW plan_cache_mode") == "force_generic_plan"
+    await lane.drop()
+    await dispose(engine)

@@ -9,7 +9,7 @@ from typing import Any
 from oban._executor import AckAction
 from oban._query import Query, _ack_jobs
 from psycopg import AsyncConnection, AsyncPipeline
-from psycopg.errors import PipelineAborted
+from psycopg.errors import PipelineAborted, ProgrammingError
 
 type Acknowledge = Callable[[Query, list[AckAction]], Awaitable[list[int]]]
 
@@ -49,9 +49,19 @@ async def acknowledge_on(
     )
     failures = [result for result in results if isinstance(result, BaseException)]
     if failures:
-        # Those behind the first one were only told that it failed.
-        raise next((failure for failure in failures if not isinstance(failure, PipelineAborted)), failures[0])
+        raise min(failures, key=_distance_from_cause)
     return [job_id for result in results if not isinstance(result, BaseException) for job_id in result]
+
+
+def _distance_from_cause(failure: BaseException) -> int:
+    """Tell what the server said, or that it is gone, from what those behind a statement that failed are told.
+
+    They are told that the pipeline was aborted or, if another one has read the error of their own, that there is no
+    result.
+    """
+    if getattr(failure, "sqlstate", None) is not None:
+        return 0
+    return 2 if isinstance(failure, PipelineAborted | ProgrammingError) else 1
 
 
 class _Together:

@@ -3,9 +3,12 @@
 import asyncio
 import math
 
+_REST_S = 0.01
+"""How long it rests between two rings. Each looks at all the futures, and thousands may end within a moment."""
+
 
 class Alarm:
-    """Ends the waits for futures that have no result by their deadlines.
+    """Ends the waits for futures that have no result by their deadlines, or moments later.
 
     A timer for each call would be a tenth of what a signal costs: it is set and, nearly always, cancelled.
     """
@@ -19,29 +22,32 @@ class Alarm:
         """Raise TimeoutError in the future at a time of its loop, if it has no result by then."""
         self._deadlines[future] = deadline
         if deadline < self._rings_at:
-            self.stop()
-            self._rings_at = deadline
-            self._timer = future.get_loop().call_at(deadline, self._ring)
+            self._arm(future.get_loop(), deadline)
 
     def unset(self, future: "asyncio.Future[object]") -> None:
         """Forget a future. The timer stays, for those that come: it rings once too often at the most."""
         self._deadlines.pop(future, None)
 
-    def stop(self) -> None:
-        """Ring no more, unless another future is set."""
+    def end_all(self, reason: str) -> None:
+        """Raise TimeoutError in all futures that have no result, now and for good."""
+        for future in self._deadlines:
+            if not future.done():
+                future.set_exception(TimeoutError(reason))
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._rings_at = None, math.inf
 
-    def _ring(self) -> None:
-        now = self._rings_at  # the loop may ring a little early, by the resolution of its clock
-        self._timer, self._rings_at = None, math.inf
-        for future, deadline in list(self._deadlines.items()):
+    def _arm(self, loop: asyncio.AbstractEventLoop, rings_at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = rings_at
+        self._timer = loop.call_at(rings_at, self._ring, loop)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for future, deadline in self._deadlines.items():
             if deadline <= now and not future.done():
                 future.set_exception(TimeoutError())
-        left = {future: deadline for future, deadline in self._deadlines.items() if deadline > now}
-        self._deadlines = left
-        if left:
-            future, deadline = min(left.items(), key=lambda item: item[1])
-            self._rings_at = deadline
-            self._timer = future.get_loop().call_at(deadline, self._ring)
+        self._rings_at = math.inf
+        left = min([deadline for deadline in self._deadlines.values() if deadline > now], default=None)
+        if left is not None:
+            self._arm(loop, max(left, now + _REST_S))

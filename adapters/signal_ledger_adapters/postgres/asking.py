@@ -110,7 +110,6 @@ class Asking:
             StoreUnavailableError: The database could not be reached.
         """
         asked = await self._working()
-        self._busy.add(asked.driver)
         try:
             yield asked
         finally:
@@ -155,12 +154,15 @@ class Asking:
         while True:
             known = set(drivers_of(self._engine))
             asked = await self._connect(ends_at)
+            # From now on, lest another question takes it for one that lies idle, and has died.
+            self._busy.add(asked.driver)
             is_fresh = asked.driver not in known
             ping_s = ends_at - loop.time() if is_fresh else min(_PING_S, self._timeout_s / 4)
             try:
                 with asked.answers(within_s=ping_s):
                     await set_up(asked.driver, statement_timeout_s=self._timeout_s)
             except BaseException as error:
+                self._busy.discard(asked.driver)
                 await _discard(asked)
                 if is_fresh or not isinstance(error, TimeoutError | StoreUnavailableError):
                     raise

@@ -38,7 +38,12 @@ class Lane:
         await self.drop()
         self._connection = connection = await connect(self._engine)
         self._driver = driver = await driver_of(connection)
-        await set_up(driver, is_lane=True)
+        try:
+            await set_up(driver, is_lane=True)
+        except BaseException:
+            # Without its settings it would be used for ever.
+            driver.terminate()
+            raise
 
     def terminate(self) -> bool:
         """Cut the connection, if there is one, without waiting for anything; return whether there is."""

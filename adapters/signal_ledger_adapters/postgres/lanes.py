@@ -123,7 +123,7 @@ class Lanes[C, R]:
             # There are some left if this was cancelled.
             for task in self._tasks:
                 task.cancel()
-            self._alarm.stop()
+            self._alarm.end_all("the ledger was closed before there was an answer")
             for lane in self._lanes:
                 await lane.drop()
 
@@ -222,10 +222,14 @@ async def _open(lane: Lane, ends_at: float) -> None:
     loop = asyncio.get_running_loop()
     opening = loop.create_task(lane.open())
     opening.add_done_callback(_forget)
-    await asyncio.wait([opening], timeout=max(0.0, ends_at - loop.time()))
-    if not opening.done():
-        if not lane.terminate():
+    try:
+        await asyncio.wait([opening], timeout=max(0.0, ends_at - loop.time()))
+    finally:
+        # Also when this is cancelled: nobody would close what it opens.
+        is_open = opening.done()
+        if not is_open and not lane.terminate():
             opening.cancel()
+    if not is_open:
         raise _GivenUpError
     opening.result()
 

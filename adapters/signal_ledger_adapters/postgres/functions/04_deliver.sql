@@ -328,7 +328,7 @@ BEGIN
             SELECT d.place, d.call, d.job_id, d.signal_id, d.channel, d.digest, d.source, j.state::text AS job_state,
                    ledger.to_execution(j.attempted_at) AS job_execution, coalesce(w.run, 1) AS run,
                    coalesce(w.version, 0) + 1 AS version, greatest(moment, w.recorded_at) AS recorded_at, w.status,
-                   w.current, w.deadline_at, w.execution, w.inboxes
+                   w.current, w.ordinal, w.since, w.deadline_at, w.execution, w.waits, w.inboxes
             FROM unnest(calls, first_tries, job_ids, signal_ids, channels, digests, keys, sources) WITH ORDINALITY
                 AS d (call, first_try, job_id, signal_id, channel, digest, key, source, place)
             -- One look-up each by the key, whatever the planner thinks of the tables.
@@ -354,11 +354,14 @@ BEGIN
                    NULL, NULL, t.source, NULL, NULL, t.outcome, t.digest)
         FROM told AS t WHERE t.outcome <> 'ignored'
     ), saved AS (
+        -- Whole: a row that was there may be gone when this comes to it, if somebody drops the projection.
         INSERT INTO ledger.waits AS w (
-            job_id, run, version, recorded_at, status, execution, waits, inboxes, schema_version
+            job_id, run, version, recorded_at, status, current, ordinal, since, deadline_at, execution, waits, inboxes,
+            schema_version
         )
         SELECT t.job_id, t.run, t.version, t.recorded_at,
-               CASE WHEN t.outcome = 'woken' THEN 'idle' ELSE coalesce(t.status, 'idle') END, 0, '{}',
+               CASE WHEN t.outcome = 'woken' THEN 'idle' ELSE coalesce(t.status, 'idle') END, t.current, t.ordinal,
+               t.since, t.deadline_at, coalesce(t.execution, 0), coalesce(t.waits, '{}'),
                CASE WHEN cardinality(t.inboxes) > 0 THEN ledger.inboxes_after(t.inboxes, t.channel, t.version)
                     ELSE ARRAY[ROW(t.channel, 1, t.version - 1)::ledger.inbox] END, 1
         FROM told AS t WHERE t.outcome <> 'ignored'
@@ -444,7 +447,9 @@ BEGIN
                 moment, job_id, job.state, job.execution, signal_id, channel, payload, digest, key, source);
             outcome := appended.outcome;
             version := appended.version;
-            IF outcome = 'woken' THEN
+            IF outcome = 'newer' THEN
+                signal_id := NULL;
+            ELSIF outcome = 'woken' THEN
                 UPDATE oban.oban_jobs AS j
                 SET state = 'available', scheduled_at = least(j.scheduled_at, timezone('UTC', moment)),
                     meta = ledger.without_wait_until(j.meta)
