@@ -5,6 +5,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import asyncpg
+import psycopg
 from oban._query import Query
 from psycopg_pool import AsyncConnectionPool
 
@@ -18,7 +19,8 @@ PARKED_AT_ONCE = 1000
 # All are the defaults but for the sizes. No checkpoint falls into a measurement: the writes after one are dearer.
 _SETTINGS = {
     "shared_buffers": "512MB",
-    "max_wal_size": "8GB",
+    "max_wal_size": "16GB",
+    "min_wal_size": "16GB",
     "checkpoint_timeout": "1h",
     "synchronous_commit": "on",
     "fsync": "on",
@@ -46,16 +48,30 @@ _PARK = (
 
 
 @contextmanager
-def bench_cluster(settings: Mapping[str, str] | None = None) -> Generator[Cluster, None, None]:
+def bench_cluster(settings: Mapping[str, str] | None = None, *, wal_mb: float = 0) -> Generator[Cluster, None, None]:
     """Start a durable PostgreSQL of its own, and end it on the way out.
 
     Its data must be on the disk whose syncs are measured, wherever the temporary folder is.
 
     Args:
         settings: More of its settings.
+        wal_mb: About how many megabytes the measurements will add to the write-ahead log.
     """
     with scratch_cluster(settings={**_SETTINGS, **(settings or {})}) as cluster:
+        _make_wal(cluster, round(wal_mb))
         yield cluster
+
+
+def _make_wal(cluster: Cluster, megabytes: int) -> None:
+    """Write so much of the write-ahead log, and leave its files to be used again.
+
+    A new file of it is filled with zeros before it is used, while everybody waits. A server that has been in use for a
+    while has old ones.
+    """
+    with psycopg.connect(cluster.url("postgres"), autocommit=True) as connection:
+        for _ in range(megabytes):
+            connection.execute("SELECT pg_logical_emit_message(false, '', repeat('x', 1024 * 1024))")
+        connection.execute("CHECKPOINT")
 
 
 async def install(cluster: Cluster, name: str) -> str:

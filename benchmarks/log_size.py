@@ -62,7 +62,7 @@ _LOAD = (
 async def log_size(options: Options) -> list[Figure]:
     """Signal parked jobs in databases that differ in the length of their history."""
     loads: dict[tuple[int, int], list[Load]] = {}
-    with bench_cluster() as cluster:
+    with bench_cluster(wal_mb=500 * options.rounds * min(1.0, options.seconds)) as cluster:
         parked = {}
         for events in options.events:
             url = await install(cluster, f"log_{events}")

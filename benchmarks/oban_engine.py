@@ -62,7 +62,7 @@ TRIVIAL = f"{Trivial.__module__}.{Trivial.__qualname__}"
 async def oban_engine(options: Options) -> list[Figure]:
     """Measure the engine under a real Oban."""
     found: dict[str, list[float]] = {}
-    with bench_cluster() as cluster:
+    with bench_cluster(wal_mb=200 * options.rounds * min(1.0, options.seconds)) as cluster:
         url = await install(cluster, "bench")
         for _ in range(options.rounds):
             trivial_per_s, trivial_us = await _trivial(url)

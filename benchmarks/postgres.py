@@ -30,7 +30,7 @@ LIST_AT_LEAST = 8.0
 
 async def postgres(options: Options) -> list[Figure]:
     """Signal jobs that do not wait yet, and parked ones. No worker runs: what is measured is the delivery."""
-    with bench_cluster() as cluster:
+    with bench_cluster(wal_mb=1000 * options.rounds * min(1.0, options.seconds)) as cluster:
         figures: list[Figure] = []
         bare_url = await install(cluster, "bare")
         url = await install(cluster, "template_of_bench")

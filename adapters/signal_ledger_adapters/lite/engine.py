@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from signal_ledger_adapters.lite.queue import Queue, QueueConfig, check_queues, 
 from signal_ledger_adapters.lite.runner import Runner
 from signal_ledger_adapters.lite.watch import Watch
 from signal_ledger_adapters.oban_api import cron_workers, hook_workers, instances
+from signal_ledger_adapters.this_process import process_id
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class LiteEngine(engines.Engine):
         self._queues: dict[str, Queue] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Lock()
-        self._process = os.getpid()
+        self._process = process_id()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -115,7 +115,7 @@ class LiteEngine(engines.Engine):
             self._require_own_process()
             raise RuntimeError(f"engine {self.name!r}: expected to be started once, it is open already")
         other = instances.get(self.name)
-        if isinstance(other, LiteEngine) and other._process != os.getpid():  # noqa: SLF001 - its own class
+        if isinstance(other, LiteEngine) and other._process != process_id():  # noqa: SLF001 - its own class
             # A fork has a copy of an engine whose tasks and connections it has not.
             other = None
         if isinstance(other, LiteEngine):
@@ -123,14 +123,14 @@ class LiteEngine(engines.Engine):
         hook_workers()
         config = self._config
         store = await self._open_store()
-        node_name = f"{socket.gethostname()}.{os.getpid()}"
+        node_name = f"{socket.gethostname()}.{process_id()}"
         try:
             self._node = await store.join(node_name)
         except BaseException:
             await store.close()
             raise
         self._store = store
-        self._process = os.getpid()
+        self._process = process_id()
         self._loop = asyncio.get_running_loop()
         self._sender = Sender(store=store, new_id=config.new_id, limits=config.limits, delivered=self._delivered)
         self._queues = make_queues(config.queues, store, config.live_share)
@@ -252,7 +252,7 @@ class LiteEngine(engines.Engine):
         return self._store
 
     def _require_own_process(self) -> None:
-        if os.getpid() != self._process:
+        if process_id() != self._process:
             raise RuntimeError(
                 f"engine {self.name!r}: expected the process that opened it, found a fork; "
                 "open one in the fork with lite(...)"

@@ -81,7 +81,7 @@ class Audit:
         """Return a page of the jobs that wait, the longest-waiting first."""
         query = (
             select(waits)
-            .where(waits.c.status.in_(["live", "snoozed"]))
+            .where(waits.c.since.is_not(None), waits.c.status.in_(["live", "snoozed"]))
             .order_by(waits.c.since, waits.c.job_id)
             .limit(limit)
         )

@@ -46,7 +46,7 @@ BEGIN
     END IF;
     SELECT n.nspname INTO owner
     FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid JOIN pg_namespace AS n ON n.oid = p.pronamespace
-    WHERE t.tgrelid = jobs AND t.tgname = 'signal_ledger_ended' AND n.nspname <> <'ledger'>;
+    WHERE t.tgrelid = jobs AND t.tgname = 'signal_ledger_moved' AND n.nspname <> <'ledger'>;
     IF FOUND THEN
         RAISE EXCEPTION 'the Oban in schema % has a ledger, in schema %; use schema=% (--schema) for it, or drop that '
             'one first, and its log with it', quote_literal(<'oban'>), quote_literal(owner), quote_literal(owner);

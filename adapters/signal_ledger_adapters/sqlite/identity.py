@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from signal_ledger.ports import StoreUnavailableError
+from signal_ledger_adapters.this_process import process_id
 
 _BESIDE = ("-wal", "-shm")
 """What is written beside the database: the write-ahead log, and its index, by which processes agree on it."""
@@ -23,7 +24,7 @@ class Identity:
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self._path = path
-        self._process = os.getpid()
+        self._process = process_id()
         names = [str(path)] if read_only else [str(path), *(f"{path}{suffix}" for suffix in _BESIDE)]
         self._opened = [(name, _identity_of(name)) for name in names]
 
@@ -48,7 +49,7 @@ class Identity:
         Raises:
             RuntimeError: It is a fork of the one that has: connections of SQLite do not survive that.
         """
-        if os.getpid() != self._process:
+        if process_id() != self._process:
             raise RuntimeError(f"{self._path}: expected the process that opened it, found a fork; open it in the fork")
 
 

@@ -47,50 +47,48 @@ BEGIN
 END;
 $$;
 
--- Trigger: a job ended, or was deleted while alive (promise W10). A fault here must never stop Oban's own statement
--- (promise L3): the job is noted for repair, and at the worst a warning is all that is left of it.
-CREATE OR REPLACE FUNCTION ledger.job_ended() RETURNS trigger
+-- Trigger: a job ended, was deleted while alive, or is retried after its end (promise W10). A fault here must never stop
+-- Oban's own statement (promise L3): the job is noted for repair, and at the worst a warning is all that is left of it.
+--
+-- It is one trigger for all three, since every UPDATE of a state pays for the condition of each.
+CREATE OR REPLACE FUNCTION ledger.job_moved() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ended_as text := CASE WHEN TG_OP = 'DELETE' THEN 'deleted' ELSE NEW.state::text END;
+    has_ended boolean := TG_OP = 'DELETE' OR NEW.state IN ('completed', 'cancelled', 'discarded');
+    ended_as  text    := CASE WHEN TG_OP = 'DELETE' THEN 'deleted' WHEN has_ended THEN NEW.state::text
+                              ELSE OLD.state::text END;
 BEGIN
-    BEGIN
-        DELETE FROM ledger.cancels AS c WHERE c.job_id = OLD.id;
-        -- A transaction that may not see the newest event notes the job, too.
-        PERFORM ledger.require_read_committed();
-        IF TG_OP = 'DELETE' THEN
-            PERFORM ledger.close(OLD.id, ended_as, ledger.to_execution(OLD.attempted_at), OLD.attempt);
-        ELSE
-            PERFORM ledger.close(OLD.id, ended_as, ledger.to_execution(NEW.attempted_at), NEW.attempt);
-        END IF;
-    EXCEPTION WHEN OTHERS THEN
+    IF has_ended THEN
         BEGIN
             DELETE FROM ledger.cancels AS c WHERE c.job_id = OLD.id;
-            INSERT INTO ledger.repairs (job_id, cause, noted_at) VALUES (OLD.id, ended_as, clock_timestamp())
-            ON CONFLICT (job_id) DO NOTHING;
+            -- A transaction that may not see the newest event notes the job, too.
+            PERFORM ledger.require_read_committed();
+            IF TG_OP = 'DELETE' THEN
+                PERFORM ledger.close(OLD.id, ended_as, ledger.to_execution(OLD.attempted_at), OLD.attempt);
+            ELSE
+                PERFORM ledger.close(OLD.id, ended_as, ledger.to_execution(NEW.attempted_at), NEW.attempt);
+            END IF;
         EXCEPTION WHEN OTHERS THEN
-            RAISE WARNING 'signal_ledger: the end of job % could not be noted: %', OLD.id, SQLERRM;
+            BEGIN
+                DELETE FROM ledger.cancels AS c WHERE c.job_id = OLD.id;
+                INSERT INTO ledger.repairs (job_id, cause, noted_at) VALUES (OLD.id, ended_as, clock_timestamp())
+                ON CONFLICT (job_id) DO NOTHING;
+            EXCEPTION WHEN OTHERS THEN
+                RAISE WARNING 'signal_ledger: the end of job % could not be noted: %', OLD.id, SQLERRM;
+            END;
         END;
-    END;
-    RETURN NULL;
-END;
-$$;
-
--- Trigger: a job that had ended is retried. If its end is not in the log, it is appended now, or the new run's events
--- would belong to the old one (promise W10).
-CREATE OR REPLACE FUNCTION ledger.job_revived() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    BEGIN
-        PERFORM ledger.close(
-            OLD.id, coalesce((SELECT r.cause FROM ledger.repairs AS r WHERE r.job_id = OLD.id), OLD.state::text),
-            ledger.to_execution(OLD.attempted_at), OLD.attempt);
-        DELETE FROM ledger.repairs AS r WHERE r.job_id = OLD.id;
-    EXCEPTION WHEN OTHERS THEN
-        RAISE WARNING 'signal_ledger: the old run of job % could not be closed: %', OLD.id, SQLERRM;
-    END;
+    ELSE
+        -- If the end of the old run is not in the log, it is appended now, or the new run's events would belong to it.
+        BEGIN
+            PERFORM ledger.close(
+                OLD.id, coalesce((SELECT r.cause FROM ledger.repairs AS r WHERE r.job_id = OLD.id), ended_as),
+                ledger.to_execution(OLD.attempted_at), OLD.attempt);
+            DELETE FROM ledger.repairs AS r WHERE r.job_id = OLD.id;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'signal_ledger: the old run of job % could not be closed: %', OLD.id, SQLERRM;
+        END;
+    END IF;
     RETURN NULL;
 END;
 $$;
@@ -139,21 +137,16 @@ CREATE OR REPLACE TRIGGER signal_ledger_changes
           OR (OLD.state = 'executing' AND NEW.state = 'available'))
     EXECUTE FUNCTION ledger.job_changes();
 
-CREATE OR REPLACE TRIGGER signal_ledger_ended
+CREATE OR REPLACE TRIGGER signal_ledger_moved
     AFTER UPDATE OF state ON oban.oban_jobs FOR EACH ROW
-    WHEN (OLD.state <> NEW.state AND NEW.state IN ('completed', 'cancelled', 'discarded'))
-    EXECUTE FUNCTION ledger.job_ended();
-
-CREATE OR REPLACE TRIGGER signal_ledger_revived
-    AFTER UPDATE OF state ON oban.oban_jobs FOR EACH ROW
-    WHEN (OLD.state IN ('completed', 'cancelled', 'discarded')
-          AND NEW.state NOT IN ('completed', 'cancelled', 'discarded'))
-    EXECUTE FUNCTION ledger.job_revived();
+    WHEN (OLD.state <> NEW.state AND (OLD.state IN ('completed', 'cancelled', 'discarded')
+                                      OR NEW.state IN ('completed', 'cancelled', 'discarded')))
+    EXECUTE FUNCTION ledger.job_moved();
 
 CREATE OR REPLACE TRIGGER signal_ledger_deleted
     AFTER DELETE ON oban.oban_jobs FOR EACH ROW
     WHEN (OLD.state NOT IN ('completed', 'cancelled', 'discarded'))
-    EXECUTE FUNCTION ledger.job_ended();
+    EXECUTE FUNCTION ledger.job_moved();
 
 CREATE OR REPLACE TRIGGER signal_ledger_cancel_requested
     AFTER UPDATE OF cancelled_at ON oban.oban_jobs FOR EACH ROW
@@ -181,7 +174,7 @@ CREATE OR REPLACE TRIGGER signal_ledger_retried
     EXECUTE FUNCTION ledger.job_retried();
 
 REVOKE EXECUTE ON FUNCTION
-    ledger.job_ended(), ledger.job_revived(), ledger.job_changes(), ledger.cancel_requested(), ledger.job_retried()
+    ledger.job_moved(), ledger.job_changes(), ledger.cancel_requested(), ledger.job_retried()
 FROM PUBLIC;
 
 -- Append the closed events that could not be appended when their jobs ended. Returns how many were appended.

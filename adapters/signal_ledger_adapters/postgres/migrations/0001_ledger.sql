@@ -87,8 +87,9 @@ CREATE TABLE ledger.waits (
     schema_version integer NOT NULL
 ) WITH (fillfactor = 70);
 
--- Who waits, the longest-waiting first.
-CREATE INDEX waits_since ON ledger.waits (since, job_id) WHERE status IN ('live', 'snoozed');
+-- Who waits, the longest-waiting first. With those who have been woken and not run yet: their status alone changes, so
+-- the row keeps its place in the indexes (HOT).
+CREATE INDEX waits_since ON ledger.waits (since, job_id) WHERE since IS NOT NULL;
 
 -- The streams that only a newer version of the library can go on with (promise L8).
 CREATE INDEX waits_newer ON ledger.waits (job_id) WHERE schema_version > 1;
