@@ -27,10 +27,18 @@ def constructor[**P, T](cls: Callable[P, T]) -> Callable[P, T]:
         >>> new_point(x=3)
         Point(x=3, y=0)
     """
-    frozen: Any = cls
-    own_fields = fields(frozen)
-    twin = _unfrozen(frozen, tuple(field.name for field in own_fields))
-    names: dict[str, Any] = {"_twin": twin, "_frozen": frozen}
+    return cast("Callable[P, T]", _constructor(cls, "*, "))
+
+
+def constructor_by_place[T](cls: Callable[..., T]) -> Callable[..., T]:
+    """Return what `constructor` does, but it takes the fields in their order: for columns of a row."""
+    return cast("Callable[..., T]", _constructor(cls, ""))
+
+
+def _constructor(cls: Any, prefix: str) -> object:  # noqa: ANN401 - a dataclass; its fields are looked at
+    own_fields = fields(cls)
+    twin = _unfrozen(cls, tuple(field.name for field in own_fields))
+    names: dict[str, Any] = {"_twin": twin, "_frozen": cls}
     parameters, body = [], ["    made = _twin()"]
     for field in own_fields:
         parameters.append(field.name)
@@ -39,10 +47,10 @@ def constructor[**P, T](cls: Callable[P, T]) -> Callable[P, T]:
             parameters[-1] += f"=_default_{field.name}"
         body.append(f"    made.{field.name} = {field.name}")
     source = "\n".join(
-        [f"def new(*, {', '.join(parameters)}):", *body, "    made.__class__ = _frozen", "    return made"]
+        [f"def new({prefix}{', '.join(parameters)}):", *body, "    made.__class__ = _frozen", "    return made"]
     )
     exec(source, names)  # noqa: S102 - as dataclasses itself does; the names are the class's own
-    return cast("Callable[P, T]", names["new"])
+    return names["new"]
 
 
 def _unfrozen(frozen: type[Any], slots: tuple[str, ...]) -> type[Any]:

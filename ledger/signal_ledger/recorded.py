@@ -1,18 +1,19 @@
 """Recorded events: what the audit queries return."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
+from enum import StrEnum
+from operator import itemgetter
 from typing import Any
 
 from signal_ledger.codec import decode
+from signal_ledger.constructors import constructor, constructor_by_place
 from signal_ledger.errors import PayloadError
 from signal_ledger.events import KIND_OF, Cause, Delivered, DeliveryOutcome, Event, Kind
 from signal_ledger.names import Execution, JobId, SignalId, public_channel
 from signal_ledger.stored import StoredEvent
 from signal_ledger.upcast import upcast
-
-_CLASS_OF = {kind: event_class for event_class, kind in KIND_OF.items()}
-_FIELDS_OF = {kind: [field.name for field in fields(event_class)] for kind, event_class in _CLASS_OF.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +121,17 @@ class RecordedEvent:
         return getattr(self.event, "outcome", None)
 
 
+new_recorded_event = constructor(RecordedEvent)
+
+
 def from_stored(row: StoredEvent, *, position: int, cursor: str) -> RecordedEvent:
     """Read a row of the log, upcast to today's columns.
 
     Raises:
         NewerEventError: It was written by a newer version of the library.
     """
-    return RecordedEvent(
+    known = upcast(row)
+    return new_recorded_event(
         position=position,
         cursor=cursor,
         job_id=JobId(row.job_id),
@@ -134,16 +139,35 @@ def from_stored(row: StoredEvent, *, position: int, cursor: str) -> RecordedEven
         recorded_at=row.recorded_at,
         schema_version=row.schema_version,
         checksum=row.checksum,
-        event=_event(upcast(row)),
+        event=_READERS[known.kind](known),
     )
 
 
-def _event(row: StoredEvent) -> Event:
-    columns = row._asdict()
-    if row.outcome is not None:
-        columns["outcome"] = DeliveryOutcome(row.outcome)
-    if row.cause is not None:
-        columns["cause"] = Cause(row.cause)
-    kind = Kind(row.kind)
-    event: Event = _CLASS_OF[kind](**{name: columns[name] for name in _FIELDS_OF[kind]})
-    return event
+def _reader(event_class: type[Event]) -> Callable[[StoredEvent], Event]:
+    """Return what makes an event of a class from its columns."""
+    names = [field.name for field in fields(event_class)]
+    columns_of = itemgetter(*map(StoredEvent._fields.index, names))
+    new: Callable[..., Event] = constructor_by_place(event_class)
+    enums: dict[str, type[StrEnum]] = {"outcome": DeliveryOutcome, "cause": Cause}
+    for place, name in enumerate(names):
+        if name in enums:
+            return _reader_with(enums[name], place, columns_of, new)
+    return lambda row: new(*columns_of(row))
+
+
+def _reader_with(
+    enum: type[StrEnum], place: int, columns_of: Callable[[StoredEvent], tuple[object, ...]], new: Callable[..., Event]
+) -> Callable[[StoredEvent], Event]:
+    members = {member.value: member for member in enum}
+
+    def read(row: StoredEvent) -> Event:
+        columns: list[Any] = list(columns_of(row))
+        # One that is missing is told by `verify`.
+        if (stored := columns[place]) is not None:
+            columns[place] = members.get(stored) or enum(stored)
+        return new(*columns)
+
+    return read
+
+
+_READERS = {kind.value: _reader(event_class) for event_class, kind in KIND_OF.items()}

@@ -13,6 +13,8 @@ from signal_ledger.stored import SCHEMA_VERSION, StoredEvent
 type Step = Callable[[StoredEvent], StoredEvent]
 """Returns a row with the columns of the next schema version; ``schema_version`` and ``checksum`` stay as written."""
 
+_KINDS = frozenset(kind.value for kind in Kind)
+
 STEPS: Mapping[tuple[Kind, int], Step] = {}
 
 
@@ -41,7 +43,9 @@ def upcast(
     Raises:
         NewerEventError: The schema version is newer than ``current``, or the kind is unknown.
     """
-    if row.schema_version > current or row.kind not in Kind:
+    if row.schema_version == current and row.kind in _KINDS:
+        return row
+    if row.schema_version > current or row.kind not in _KINDS:
         raise NewerEventError(job_id=row.job_id, version=row.version, kind=row.kind, schema_version=row.schema_version)
     for version in range(row.schema_version, current):
         step = steps.get((Kind(row.kind), version))

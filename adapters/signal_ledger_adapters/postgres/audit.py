@@ -108,8 +108,7 @@ class Audit:
         async with self._asking.connection() as connection:
             rows = (await connection.execute(query)).all()
         return [
-            from_stored(StoredEvent._make(columns), position=position, cursor=to_cursor(turn, position))
-            for turn, position, *columns in rows
+            from_stored(StoredEvent._make(row[2:]), position=row[1], cursor=to_cursor(row[0], row[1])) for row in rows
         ]
 
 

@@ -106,8 +106,7 @@ class Audit:
         async with reading(self._engine, self._path) as connection:
             rows = (await connection.execute(query)).all()
         return [
-            from_stored(StoredEvent._make(columns), position=position, cursor=position_cursor(position))
-            for position, *columns in rows
+            from_stored(StoredEvent._make(row[1:]), position=row[0], cursor=position_cursor(row[0])) for row in rows
         ]
 
 
