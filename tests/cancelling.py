@@ -4,6 +4,7 @@ import asyncio
 import gc
 
 from tests.eventually import eventually
+from tests.fault_figures import Account, Sent
 from tests.stepping import cancel_task_at
 
 CANCELLED = object()
@@ -48,16 +49,22 @@ async def try_signals(engine, job, others, record_property):
         sent.append([job.id, *[other.id for other in others]])
         return engine.signal([job, *others], next(numbers))
 
+    account = Account()
     tries = [*await at_every_suspension(one), *await at_every_suspension(several)]
-    last = await engine.signal(job, "the next call works")
+    last = await account.signal(engine, job.id, "the next call works")
     assert last.outcome == "buffered"
     histories = {one.id: delivered(await engine.ledger.history(one.id)) for one in (job, *others)}
     for number, (answer, targets) in enumerate(zip(tries, sent, strict=True)):
         counts = {histories[target].count(number) for target in targets}
         assert len(counts) == 1, "a call is there by halves"
         assert counts <= ({0, 1} if answer is CANCELLED else {1})
-    record_property("signals cancelled", tries.count(CANCELLED))
+        if answer is CANCELLED:
+            account.unknown += [Sent(target, number, None) for target in targets]
+        for receipt in answer if isinstance(answer, list) else [answer] if answer is not CANCELLED else []:
+            account.note(receipt, number)
     assert tries.count(CANCELLED) >= 2
+    figures = await account.figures(engine.ledger)
+    figures.record(record_property, happened=tries.count(CANCELLED))
 
 
 QUESTIONS = {

@@ -10,6 +10,7 @@ from oban._recorded import decode_recorded
 
 from signal_ledger import SignalTimeout, await_signal
 from tests.eventually import eventually
+from tests.fault_figures import Account
 from tests.processes.children import child
 
 OFFSETS = (-0.004, -0.002, 0.0)
@@ -27,8 +28,13 @@ class Punctual:
         return Record(first)
 
 
-async def race(url, engine, get_job, pause, rounds):
-    """Let three processes signal at the deadlines of so many jobs, and check what became of each; count it."""
+async def race(url, engine, get_job, pause, rounds, record_property=None):
+    """Let three processes signal at the deadlines of so many jobs, and check what became of each; count it.
+
+    A signal that was recorded while its deadline was less than 10 ms away counts as a race that happened.
+    """
+    account = Account()
+    races = 0
     # Half of them wait live, half of them sleep.
     soon = 2.0
     new = [
@@ -53,8 +59,9 @@ async def race(url, engine, get_job, pause, rounds):
         line = json.dumps(due) + "\n"
         for process in processes:
             process.stdin.write(line.encode())
-        for process in processes:
-            assert await process.stdout.readline() == b"done\n"
+        for process, offset in zip(processes, OFFSETS, strict=True):
+            for told in json.loads(await process.stdout.readline()):
+                account.note_told(*told, offset)
         await pause(False)
         outcomes = Counter()
         for job in jobs:
@@ -66,8 +73,18 @@ async def race(url, engine, get_job, pause, rounds):
             done = await eventually(completed)
             got = decode_recorded(done.meta["return"])
             outcomes["timeout" if got == "timeout" else "signal"] += 1
-            check(await engine.ledger.history(job.id), deadlines[job.id], got)
+            history = await engine.ledger.history(job.id)
+            check(history, deadlines[job.id], got)
+            races += sum(
+                abs(event.recorded_at - deadlines[job.id]) < dt.timedelta(milliseconds=10)
+                for event in history
+                if event.kind == "delivered"
+            )
     assert (await engine.ledger.verify()).ok
+    figures = await account.figures(engine.ledger)
+    assert figures.lost + figures.doubled == 0
+    if record_property is not None:
+        figures.record(record_property, happened=races)
     return outcomes
 
 

@@ -7,6 +7,7 @@ from oban import Record, worker
 
 from signal_ledger import StaleExecution, await_signal
 from tests.eventually import eventually
+from tests.fault_figures import Account
 
 ORDERS = list(itertools.permutations([1, 2, 3, 4]))
 """In which they go on; the fourth is the newest."""
@@ -33,8 +34,17 @@ class Zombie:
         return Record(got)
 
 
-async def go_on_in(order, engine, get_job, rescue, window):
-    """Let four executions begin, each but the first after a rescue, and go on in an order; check what they did."""
+async def go_on_in(order, engine, get_job, rescue, window, account=None):
+    """Let four executions begin, each but the first after a rescue, and go on in an order; check what they did.
+
+    Args:
+        order: In which they go on.
+        engine: Which runs the job.
+        get_job: Returns a job.
+        rescue: Takes the job from the worker that has it.
+        window: The seconds of its live window.
+        account: Notes what became of the signal.
+    """
     ENTERED.clear()
     MET.clear()
     GATES.update({execution: asyncio.Event() for execution in order})
@@ -56,7 +66,7 @@ async def go_on_in(order, engine, get_job, rescue, window):
             await eventually(awaited)
         else:
             await eventually(lambda number=execution: (number, "stale") in MET)
-    receipt = await engine.signal(job, "for the newest one")
+    receipt = await (account or Account()).signal(engine, job.id, "for the newest one")
     assert receipt.outcome == ("live" if window else "woken")
     await eventually(completed)
     assert sorted(MET) == [(1, "stale"), (2, "stale"), (3, "stale"), (4, "for the newest one")]

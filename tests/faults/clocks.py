@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-needs_faketime = pytest.mark.skipif(not shutil.which("faketime"), reason="libfaketime is not here")
+needs_faketime = pytest.mark.usefixtures("faketime")
+"""The fixture is in tests/conftest.py."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +55,17 @@ async def process(clock, module, *arguments):
 async def ask(started, *words):
     started.stdin.write((" ".join(map(str, words)) + "\n").encode())
     return (await started.stdout.readline()).decode().strip()
+
+
+async def signal(account, started, job, number):
+    """Have a process signal a job, and note what it was told."""
+    outcome, signal_id, took_s = (await ask(started, "signal", job.id, number)).split()
+    account.note_told(job.id, outcome, signal_id, float(took_s), number)
+
+
+async def skew_s(started):
+    """Return by how much the clock of a process is ahead of the one here."""
+    return float(await ask(started, "time")) - dt.datetime.now(dt.UTC).timestamp()
 
 
 def check_history(history):

@@ -9,3 +9,11 @@ def traced():
     require_strace()
     with nursery() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def doomed():
+    """A nursery of processes that are killed at a system call of a thread."""
+    require_strace()
+    with nursery(doomed=True) as started:
+        yield started

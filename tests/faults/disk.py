@@ -88,12 +88,13 @@ class Disk:
         self.notes = []
 
     def moments(self, log):
-        """Replay a log, and stop wherever a power cut may matter: before each sync, and after each note."""
+        """Replay a log, and stop wherever a power cut may matter: before each sync, after each note of an end."""
         for call, place, arguments, result in read_log(log):
             file = self._files.get(place)
             if place == self._notes_path and call == "write":
                 self.notes.append(json.loads(arguments[0]))
-                yield f"note {len(self.notes)}"
+                if "began" not in self.notes[-1]:
+                    yield f"note {len(self.notes)}"
             elif place == self._folder and call in ("fsync", "fdatasync") and result >= 0:
                 yield "sync of the folder"
                 for each in self._files.values():
@@ -145,6 +146,8 @@ def read_log(log):
 
 
 def _read(part):
+    # A call that was resumed has a space there.
+    part = part.rstrip()
     plain = _TEXT.sub(lambda found: found.group().replace("\\x", ""), part)
     if part.startswith('"'):
         return bytes.fromhex(plain.strip('"'))

@@ -1,20 +1,26 @@
 """What the children of the nursery do. Each writes down what it was told before it does anything else."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import sqlite3
+import time
 from pathlib import Path
 
+import aiosqlite
 from oban import Job
 
 from signal_ledger import DeliveryUnknown, lite, open_ledger
+from signal_ledger.embedded.operations import RelayOutbox
 from signal_ledger.ports import StoreUnavailableError
 from signal_ledger_adapters.sqlite import writer
+from tests.faults.ledgers import make, payload_of
 
 # Loaded before the fork: every child would open their files, each with system calls of its own.
-assert sqlite3.connect(":memory:").execute("SELECT 1")
+with contextlib.closing(sqlite3.connect(":memory:")) as _connection:
+    _connection.execute("SELECT 1")
 
 
 class Notes(logging.Handler):
@@ -31,46 +37,90 @@ class Notes(logging.Handler):
         self.write(logged=record.getMessage())
 
 
-def commit_in(place):
-    """Have commits made in the event loop always, or in the thread always."""
+def commit_in(place, checkpoint_pages=None):
+    """Have commits made in the event loop always, or in the thread always, and the log written back so often."""
     writer.QUICK_COMMIT_S = 1e9 if place == "loop" else 0.0
-    if place == "loop":
-        writer.CHECKPOINT_PAGES = 10**9
+    writer.CHECKPOINT_PAGES = checkpoint_pages or 10**9
 
 
 async def call(notes, ledger, number, target, *, size=10, timeout=30.0):
-    """Send a signal that nobody else sends, and write down the receipts."""
-    payload = {"call": number, "fill": chr(97 + number % 26) * size}
+    """Send a signal that nobody else sends, and write down the receipts. Every other one has a key."""
+    key = None if number % 2 else f"call {number}"
+    jobs = target if isinstance(target, list) else [getattr(target, "id", target)]
+    notes.write(began=number, jobs=jobs, size=size, key=key)
+    began = time.monotonic()
+
+    def note(**what):
+        notes.write(call=number, took_s=time.monotonic() - began, **what)
+
     try:
-        answer = await ledger.signal(target, payload, source=f"call {number}", timeout=timeout)
-    except (DeliveryUnknown, StoreUnavailableError) as error:
-        notes.write(call=number, error=type(error).__name__, message=str(error))
-        return False
+        answer = await ledger.signal(
+            target, payload_of(number, size), key=key, source=f"call {number}", timeout=timeout
+        )
+    except DeliveryUnknown as unknown:
+        note(error="DeliveryUnknown", message=str(unknown), key=unknown.signal_id)
+        return
+    except StoreUnavailableError as error:
+        note(error="StoreUnavailableError", message=str(error))
+        return
     receipts = answer if isinstance(answer, list) else [answer]
-    notes.write(call=number, acknowledged=[[one.job_id, one.signal_id, one.version] for one in receipts], size=size)
-    return True
+    note(acknowledged=[[one.job_id, one.signal_id, one.version] for one in receipts])
 
 
-async def send(url, job_ids, notes, commits="loop", timeout=30.0, checkpoint_pages=None):
-    """Send signals in several ways: to one job, to several, large ones, and many that share commits."""
-    commit_in(commits)
-    if checkpoint_pages is not None:
-        writer.CHECKPOINT_PAGES = checkpoint_pages
+async def store(notes, ledger, connection, number, target, *, ends="commit"):
+    """Store a signal in a transaction with a change of the caller's own (promise D8); a fault makes it try again."""
+    notes.write(began=number, jobs=target, size=10, key=f"call {number}", ends=ends)
+    began = time.monotonic()
+    while True:
+        try:
+            await connection.execute("INSERT INTO own_changes VALUES (?)", (number,))
+            receipts = await ledger.signal(target, payload_of(number, 10), key=f"call {number}", conn=connection)
+            await getattr(connection, ends)()
+            break
+        except sqlite3.Error:
+            await connection.rollback()
+    if ends == "commit":
+        told = [[one.job_id, one.signal_id, None] for one in receipts]
+        notes.write(call=number, took_s=time.monotonic() - began, acknowledged=told)
+
+
+async def relay(ledger):
+    """Relay what is stored, as an engine does it within a second."""
+    count = 1
+    while count:
+        with contextlib.suppress(StoreUnavailableError):
+            count = (await ledger._store.transact(RelayOutbox())).count
+
+
+async def send(url, job_ids, notes, commits="loop", checkpoint_pages=None):
+    """Send signals in several ways: to one job, to several, large ones, in transactions, and many that share commits.
+
+    What is stored first is relayed here, what is stored last is left in the outbox.
+    """
+    commit_in(commits, checkpoint_pages)
     notes = Notes(notes)
     logging.getLogger("signal_ledger").addHandler(notes)
     logging.getLogger("signal_ledger_adapters").addHandler(notes)
-    async with open_ledger(url) as ledger:
+    async with open_ledger(url) as ledger, aiosqlite.connect(url.removeprefix("sqlite:///")) as connection:
         notes.write(opened=True)
         one, *others = job_ids
-        await call(notes, ledger, 1, one, timeout=timeout)
-        await call(notes, ledger, 2, job_ids, timeout=timeout)
-        await call(notes, ledger, 3, one, size=20_000, timeout=timeout)
+        await call(notes, ledger, 1, one)
+        await call(notes, ledger, 2, job_ids)
+        await store(notes, ledger, connection, 30, job_ids[:2])
+        await store(notes, ledger, connection, 31, job_ids[:1], ends="rollback")
+        await relay(ledger)
+        await call(notes, ledger, 3, one, size=10_000)
         await asyncio.gather(
-            *[call(notes, ledger, 4 + number, job_id, timeout=timeout) for number, job_id in enumerate(others)],
-            call(notes, ledger, 20, job_ids, timeout=timeout),
+            *[call(notes, ledger, 4 + number, job_id) for number, job_id in enumerate(others)],
+            call(notes, ledger, 20, job_ids),
         )
-        await call(notes, ledger, 21, one, timeout=timeout)
+        await store(notes, ledger, connection, 32, job_ids[1:])
+        await call(notes, ledger, 21, one)
     notes.write(closed=True)
+
+
+SENT = 1 + 4 + 2 + 1 + 3 + 4 + 3 + 1
+"""How many signals `send` sends."""
 
 
 async def send_until_told(url, job_ids, notes, timeout=0.5, until="", commits="loop"):
@@ -98,3 +148,14 @@ async def create(url, notes):
         notes.write(enqueued=job.id)
         await call(notes, engine, 1, job)
     notes.write(closed=True)
+
+
+async def rehearse(folder):
+    """Do it all once, in a folder that is thrown away."""
+    url = f"sqlite:///{folder}/signals.db"
+    await create(url, folder / "notes")
+    job_ids = await make(folder / "signals.db")
+    await send(url, job_ids, folder / "notes")
+    for name in ("signal_ledger", "signal_ledger_adapters"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, Notes)]

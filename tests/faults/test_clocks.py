@@ -1,21 +1,21 @@
 """Clocks that step and that differ between processes, with libfaketime (promises W6, W7)."""
 
-import datetime as dt
-
 import pytest
 from oban._recorded import decode_recorded
 
 from signal_ledger import lite
 from tests.eventually import eventually
-from tests.faults.clocks import ask, check_history, needs_faketime, process
+from tests.fault_figures import Account
+from tests.faults.clocks import check_history, needs_faketime, process, signal, skew_s
 from tests.processes.clocked import Clocked
 
 pytestmark = needs_faketime
 
 
 @pytest.mark.parametrize("steps", [("+0", "-3600"), ("+0", "+3600"), ("+0", "-3600", "+3600", "+0")])
-async def test_w7_a_clock_that_steps_turns_no_stream_back_and_loses_no_wake(tmp_path, steps):
+async def test_w7_a_clock_that_steps_turns_no_stream_back_and_loses_no_wake(tmp_path, steps, record_property):
     url, clock = f"sqlite:///{tmp_path}/signals.db", tmp_path / "clock"
+    account, off = Account(), 0
     clock.write_text(steps[0])
     async with lite(url, queues={}) as engine:
         votes = len(steps)
@@ -23,12 +23,13 @@ async def test_w7_a_clock_that_steps_turns_no_stream_back_and_loses_no_wake(tmp_
             jobs = [await engine.enqueue(Clocked.new({"votes": votes, "window": window})) for window in (0, 60)]
             for number, step in enumerate(steps):
                 clock.write_text(step)
-                said = await ask(worker, "time")
-                assert abs(float(said) - dt.datetime.now(dt.UTC).timestamp() - float(step)) < 60, "the clock is true"
+                skew = await skew_s(worker)
+                assert abs(skew - float(step)) < 60, f"the clock is off by {skew} s"
+                off += abs(skew) > 60
                 for job in jobs:
                     await eventually(lambda job=job: _waits(engine, job))
                     # By the worker's clock, which decides what is recorded.
-                    await ask(worker, "signal", job.id, number)
+                    await signal(account, worker, job, number)
 
             async def completed(job):
                 found = await engine.get_job(job.id)
@@ -39,10 +40,15 @@ async def test_w7_a_clock_that_steps_turns_no_stream_back_and_loses_no_wake(tmp_
                 assert decode_recorded(done.meta["return"]) == list(range(votes))
                 check_history(await engine.ledger.history(job.id))
         assert (await engine.ledger.verify()).ok
+        figures = await account.figures(engine.ledger)
+    figures.record(record_property, happened=off)
 
 
-async def test_w7_two_processes_an_hour_apart_share_a_file_without_a_timeout_that_the_log_calls_early(tmp_path):
+async def test_w7_two_processes_an_hour_apart_share_a_file_without_a_timeout_that_the_log_calls_early(
+    tmp_path, record_property
+):
     url = f"sqlite:///{tmp_path}/signals.db"
+    account = Account()
     slow, fast = tmp_path / "slow", tmp_path / "fast"
     slow.write_text("-3600")
     fast.write_text("+3600")
@@ -51,6 +57,8 @@ async def test_w7_two_processes_an_hour_apart_share_a_file_without_a_timeout_tha
         process(slow, "clocked", url) as one,
         process(fast, "clocked", url) as two,
     ):
+        assert await skew_s(one) == pytest.approx(-3600, abs=60)
+        assert await skew_s(two) == pytest.approx(3600, abs=60)
         jobs = [
             await engine.enqueue(Clocked.new({"votes": 2, "window": 0, "wait_for": wait_for}))
             for wait_for in (0.5, None)
@@ -58,7 +66,10 @@ async def test_w7_two_processes_an_hour_apart_share_a_file_without_a_timeout_tha
         for number, worker in enumerate((one, two, one, two)):
             for job in jobs:
                 await eventually(lambda job=job: _waits(engine, job))
-                await ask(worker, "signal", job.id, number)
+                await signal(account, worker, job, number)
+        # Both clocks beside the one here, at the end as at the beginning.
+        skews = [await skew_s(worker) for worker in (one, two)]
+        assert skews == [pytest.approx(-3600, abs=60), pytest.approx(3600, abs=60)]
         for job in jobs:
 
             async def completed(job=job):
@@ -69,6 +80,8 @@ async def test_w7_two_processes_an_hour_apart_share_a_file_without_a_timeout_tha
             check_history(history)
             assert [event.kind for event in history].count("closed") == 1
         assert (await engine.ledger.verify()).ok
+        figures = await account.figures(engine.ledger)
+    figures.record(record_property, happened=len(skews))
 
 
 async def _waits(engine, job):

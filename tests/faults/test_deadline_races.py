@@ -12,7 +12,7 @@ async def test_w7_signals_at_the_deadline_agree_with_the_log_whoever_comes_first
             engine._queues["default"].paused = is_paused
             engine._runner.kick()
 
-        outcomes = await race(url, engine, engine.get_job, pause, 40)
+        outcomes = await race(url, engine, engine.get_job, pause, 40, record_property)
     assert set(outcomes) == {"timeout", "signal"}
     for name, count in outcomes.items():
         record_property(name, count)

@@ -10,6 +10,7 @@ from oban import Record, worker
 from signal_ledger import DeliveryUnknown, await_signal, lite, open_ledger
 from signal_ledger.ports import StoreUnavailableError
 from tests.eventually import eventually
+from tests.fault_figures import Account
 from tests.faults.ledgers import make
 
 
@@ -43,18 +44,33 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_d1_no_signal_is_acknowledged_into_a_file_that_is_not_there_any_more(path, way):
-    [job_id] = await make(path, 1)
+async def test_d1_no_signal_is_acknowledged_into_a_file_that_is_not_there_any_more(
+    path, way, tmp_path, record_property
+):
+    job_ids = await make(path)
     move, says = WAYS[way]
+    account = Account()
     async with open_ledger(f"sqlite:///{path}") as ledger:
-        await ledger.signal(job_id, "before")
+        for job_id in job_ids:
+            await account.signal(ledger, job_id, "before")
+        # Other names of the same files: what was in them can be had again.
+        kept = tmp_path / "kept"
+        kept.mkdir()
+        for suffix in ("", "-wal"):
+            (kept / f"signals.db{suffix}").hardlink_to(beside(path, suffix))
         move(path)
-        with pytest.raises(DeliveryUnknown, match=says) as unknown:
-            await ledger.signal(job_id, "after", timeout=0.2)
-        assert f"repeat the call with key={unknown.value.signal_id!r}" in str(unknown.value)
-        for ask in (lambda: ledger.history(job_id), ledger.verify, ledger.waiting, ledger.rebuild):
+        for job_id in job_ids:
+            with pytest.raises(DeliveryUnknown, match=says) as unknown:
+                await account.signal(ledger, job_id, "after", timeout=0.1)
+            assert f"repeat the call with key={unknown.value.signal_id!r}" in str(unknown.value)
+        for ask in (lambda: ledger.history(job_ids[0]), ledger.verify, ledger.waiting, ledger.rebuild):
             with pytest.raises(StoreUnavailableError, match=says):
                 await ask()
+    async with open_ledger(f"sqlite:///{kept}/signals.db") as ledger:
+        figures = await account.figures(ledger)
+        assert (await ledger.verify()).ok
+    assert (figures.unknown, figures.committed) == (len(job_ids), 0)
+    figures.record(record_property, happened=1)
 
 
 async def test_a_read_only_ledger_tells_that_its_file_is_gone(path):
@@ -66,29 +82,37 @@ async def test_a_read_only_ledger_tells_that_its_file_is_gone(path):
             await ledger.history(job_id)
 
 
-async def test_d6_a_call_goes_on_when_the_file_is_put_back(path):
-    [job_id] = await make(path, 1)
+async def test_d6_a_call_goes_on_when_the_file_is_put_back(path, record_property):
+    job_ids = await make(path)
     away = beside(path, "-away")
+    account = Account()
     async with open_ledger(f"sqlite:///{path}") as ledger:
         path.rename(away)
-        waiting = asyncio.create_task(ledger.signal(job_id, "in the end"))
-        with pytest.raises(DeliveryUnknown) as unknown:
-            await ledger.signal(job_id, "given up", timeout=0.1)
-        assert not waiting.done()
+        waiting = [asyncio.create_task(account.signal(ledger, job_id, "in the end")) for job_id in job_ids]
+        for job_id in job_ids:
+            with pytest.raises(DeliveryUnknown):
+                await account.signal(ledger, job_id, "given up", timeout=0.1)
+        assert not any(task.done() for task in waiting)
         away.rename(path)
-        assert (await waiting).version == 1
-        again = await ledger.signal(job_id, "given up", key=unknown.value.signal_id)
-        assert (again.outcome, again.version) == ("buffered", 2)
-        assert [event.payload for event in await ledger.history(job_id)] == ["in the end", "given up"]
+        assert [(await task).version for task in waiting] == [1] * len(job_ids)
+        figures = await account.figures(ledger)
+        for job_id in job_ids:
+            assert [event.payload for event in await ledger.history(job_id)] == ["in the end", "given up"]
         assert (await ledger.verify()).ok
+    assert (figures.unknown, figures.committed) == (len(job_ids), 0)
+    figures.record(record_property, happened=1)
 
 
-async def test_d1_a_file_that_is_deleted_during_the_commit_is_noticed(path, monkeypatch):
+async def test_d1_a_file_that_is_deleted_during_the_commit_is_noticed(path, monkeypatch, tmp_path, record_property):
     """The worst moment: between the look before the commit and its end."""
     [job_id] = await make(path, 1)
+    account = Account()
+    kept = tmp_path / "kept.db"
     async with open_ledger(f"sqlite:///{path}") as ledger:
         writer = ledger._store._writing
         commit = writer._commit
+        for suffix in ("", "-wal"):
+            beside(kept, suffix).hardlink_to(beside(path, suffix))
 
         def commit_and_delete():
             commit()
@@ -96,7 +120,12 @@ async def test_d1_a_file_that_is_deleted_during_the_commit_is_noticed(path, monk
 
         monkeypatch.setattr(writer, "_commit", commit_and_delete)
         with pytest.raises(DeliveryUnknown, match="deleted or moved"):
-            await ledger.signal(job_id, 1, timeout=0.1)
+            await account.signal(ledger, job_id, 1, timeout=0.1)
+    async with open_ledger(f"sqlite:///{kept}") as ledger:
+        figures = await account.figures(ledger)
+    # It was committed, to a file that nobody would have found.
+    assert (figures.unknown, figures.committed) == (1, 1)
+    figures.record(record_property, happened=1)
 
 
 async def test_an_operation_that_cannot_be_repeated_is_refused_before_it_is_done(path):

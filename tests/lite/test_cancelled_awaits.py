@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from oban import Record, worker
 
-from signal_ledger import SignalTimeout, await_signal, signal
+from signal_ledger import SignalTimeout, await_signal
 from tests.eventually import eventually
+from tests.fault_figures import Account
 from tests.stepping import cancel_at
 
 STEPS = {}
@@ -34,17 +35,17 @@ class Cancelled:
         return Record([first, await await_signal(wait_timeout=0)])
 
 
-async def run_at_every_suspension(it, options, before, during, ready):
+async def run_at_every_suspension(it, account, options, before, during, ready):
     """Run one job for each n until n is beyond the last suspension; yield the jobs when they are done."""
     n = 0
     while True:
         n += 1
         job = await it.engine.enqueue(Cancelled.new({"n": n, "options": options}))
         for payload in before:
-            await signal(job, payload)
+            await account.signal(it.engine, job.id, payload)
         for payload in during:
             await eventually(lambda job=job: ready(it, job))
-            await signal(job, payload)
+            await account.signal(it.engine, job.id, payload)
         await it.until(job, "completed", "discarded", "retryable")
         yield job
         if STEPS[job.id] < n:
@@ -78,16 +79,23 @@ async def outcome(it, job):
         pytest.param({"wait_timeout": 0.03}, [], ["one", "two"], id="at the end of the window"),
     ],
 )
-async def test_w11_a_signal_is_had_once_wherever_its_await_is_cancelled(it, options, before, during):
-    async for job in run_at_every_suspension(it, options, before, during, _is_waiting_or_done):
+async def test_w11_a_signal_is_had_once_wherever_its_await_is_cancelled(it, options, before, during, record_property):
+    account, jobs = Account(), 0
+    async for job in run_at_every_suspension(it, account, options, before, during, _is_waiting_or_done):
+        jobs += 1
         assert await outcome(it, job) == ["one", "two"]
         kinds = await it.kinds(job)
         assert kinds.count("consumed") == kinds.count("delivered") == 2
+    # The last job had its await to the end.
+    (await account.figures(it.engine.ledger)).record(record_property, happened=jobs - 1)
 
 
-async def test_w11_a_timeout_is_had_once_wherever_its_await_is_cancelled(it):
+async def test_w11_a_timeout_is_had_once_wherever_its_await_is_cancelled(it, record_property):
     options = {"wait_for": 0.05, "wait_timeout": 5}
-    async for job in run_at_every_suspension(it, options, [], ["two"], _has_timed_out):
+    account, jobs = Account(), 0
+    async for job in run_at_every_suspension(it, account, options, [], ["two"], _has_timed_out):
+        jobs += 1
         assert await outcome(it, job) == ["timeout", "two"]
         kinds = await it.kinds(job)
         assert (kinds.count("timed_out"), kinds.count("consumed")) == (1, 1)
+    (await account.figures(it.engine.ledger)).record(record_property, happened=jobs - 1)

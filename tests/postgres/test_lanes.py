@@ -1,6 +1,7 @@
 """Calls that share connections do not share a fate: locks, dead connections, calls that were given up (D2, D6)."""
 
 import asyncio
+import time
 
 import asyncpg
 import psycopg
@@ -14,6 +15,7 @@ from signal_ledger.testing.bench import Signaller, take
 from signal_ledger.testing.contract.steps import asleep, executing, kinds
 from signal_ledger_adapters.postgres.connection import create_engine, dispose, to_url
 from signal_ledger_adapters.postgres.lane import Lane
+from signal_ledger_adapters.postgres.lanes import Lanes
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
 from tests.eventually import eventually
@@ -238,3 +240,31 @@ async def test_a_connection_that_could_not_be_set_up_is_not_used(ledger_url, mon
     assert await lane.driver.fetchval("SHOW plan_cache_mode") == "force_generic_plan"
     await lane.drop()
     await dispose(engine)
+
+
+async def test_d6_whatever_a_driver_stumbles_over_when_its_connection_is_cut_callers_are_told_the_time_is_over(
+    ledger_url,
+):
+    """asyncpg takes its own protocol away between two steps of a query: an AttributeError, which says nothing."""
+    engine = create_engine(to_url(ledger_url), Names(), pools=False)
+
+    running = asyncio.Event()
+
+    async def run(connection, calls, _patience_ms):
+        running.set()
+        if calls == ["the second"]:
+            # Both deadlines are passed by the time that the event loop looks at any of them.
+            time.sleep(1.5)
+        while not connection.is_closed():
+            await asyncio.sleep(0)
+        await connection._protocol.bind_execute()
+
+    lanes = Lanes(engine, run, lanes=2)
+    async with asyncio.timeout(30):
+        first = asyncio.create_task(lanes.submit("the first", timeout_s=1.0))
+        await running.wait()
+        second = asyncio.create_task(lanes.submit("the second", timeout_s=1.2))
+        results = await asyncio.gather(first, second, return_exceptions=True)
+    await lanes.close()
+    await dispose(engine)
+    assert [type(result) for result in results] == [TimeoutError, TimeoutError]

@@ -1,6 +1,7 @@
 """An engine process whose clock is not true: ``python -m tests.processes.clocked URL`` runs the queue.
 
-It is told by lines: ``time`` prints what its clock says, ``signal JOB NUMBER`` signals.
+It is told by lines: ``time`` prints what its clock says, ``signal JOB NUMBER`` signals, and prints the outcome, the
+signal's id, and how long the call took.
 """
 
 import asyncio
@@ -37,8 +38,9 @@ async def follow_orders(engine):
             case ["time"]:
                 print(time.time(), flush=True)
             case ["signal", job_id, number]:
+                began = time.monotonic()
                 receipt = await engine.signal(int(job_id), int(number))
-                print(receipt.outcome, flush=True)
+                print(receipt.outcome, receipt.signal_id, time.monotonic() - began, flush=True)
 
 
 async def main():

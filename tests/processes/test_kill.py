@@ -8,6 +8,7 @@ from oban._recorded import decode_recorded
 
 from signal_ledger import lite
 from tests.eventually import eventually
+from tests.fault_figures import Account, Figures
 from tests.processes.worker import Three
 
 
@@ -42,11 +43,15 @@ class Workers:
 
 
 async def run_one_job(url, n):
-    """Run a job in a process that is killed at suspension n, then in one that lives. Return whether it was killed."""
+    """Run a job in a process that is killed at suspension n, then in one that lives.
+
+    Return whether it was killed, and the figures.
+    """
     workers = Workers(url)
+    account = Account()
     async with lite(url, queues={}) as engine:
         job = await engine.enqueue(Three.new())
-        await engine.signal(job, "there", channel="first", key="first")
+        await account.signal(engine, job.id, "there", channel="first", key="first")
         await workers.start(str(n))
 
         async def third_awaited():
@@ -58,7 +63,7 @@ async def run_one_job(url, n):
             return (await engine.get_job(job.id)).state == "completed"
 
         await eventually(third_awaited, timeout=30)
-        await engine.signal(job, "later", channel="third", key="third")
+        await account.signal(engine, job.id, "later", channel="third", key="third")
 
         async def ended():
             return workers.process.returncode is not None or await completed()
@@ -79,12 +84,15 @@ async def run_one_job(url, n):
         assert kinds.count("closed") == 1
         report = await engine.ledger.verify()
         assert report.ok, str(report)
-    return killed
+        return killed, await account.figures(engine.ledger)
 
 
 @pytest.mark.timeout(600)
-async def test_d1_w8_w9_a_worker_killed_at_any_suspension_loses_nothing_and_doubles_nothing(tmp_path):
-    n = 1
-    while await run_one_job(f"sqlite:///{tmp_path}/{n}.db", n):
-        n += 1
-    assert n > 8, f"only {n - 1} suspensions were met"
+async def test_d1_w8_w9_a_worker_killed_at_any_suspension_loses_nothing_and_doubles_nothing(tmp_path, record_property):
+    kills, was_killed, figures = -1, True, Figures()
+    while was_killed:
+        kills += 1
+        was_killed, of_one = await run_one_job(f"sqlite:///{tmp_path}/{kills}.db", kills + 1)
+        figures += of_one
+    assert kills > 7, f"only {kills} suspensions were met"
+    figures.record(record_property, happened=kills)

@@ -8,6 +8,7 @@ from oban import Job
 
 from signal_ledger import lite, open_ledger
 from tests.eventually import eventually
+from tests.fault_figures import Account, Figures, Sent
 
 COUNT = 14
 
@@ -53,7 +54,10 @@ async def store(url, path, job_id):
 
 
 async def store_and_relay(path, n):
-    """Store in one process, relay in one that is killed at suspension n, then in one that lives; say if it was."""
+    """Store in one process, relay in one that is killed at suspension n, then in one that lives.
+
+    Return whether it was killed, and the figures.
+    """
     url = f"sqlite:///{path}"
     async with lite(url, queues={}) as engine:
         job = await engine.enqueue(Job("tests.Nobody"))
@@ -84,12 +88,17 @@ async def store_and_relay(path, n):
         assert [event.payload for event in history] == list(range(COUNT))
         report = await ledger.verify()
         assert report.ok, str(report)
-    return was_killed
+        account = Account()
+        account.acknowledged = [Sent(job.id, number, signal_id) for number, signal_id in enumerate(ids)]
+        return was_killed, await account.figures(ledger)
 
 
 @pytest.mark.timeout(300)
-async def test_d1_d8_a_relay_killed_at_any_suspension_loses_nothing_and_doubles_nothing(tmp_path):
-    n = 1
-    while await store_and_relay(tmp_path / f"{n}.db", n):
-        n += 1
-    assert n > 4, f"only {n - 1} suspensions were met"
+async def test_d1_d8_a_relay_killed_at_any_suspension_loses_nothing_and_doubles_nothing(tmp_path, record_property):
+    kills, was_killed, figures = -1, True, Figures()
+    while was_killed:
+        kills += 1
+        was_killed, of_one = await store_and_relay(tmp_path / f"{kills}.db", kills + 1)
+        figures += of_one
+    assert kills > 3, f"only {kills} suspensions were met"
+    figures.record(record_property, happened=kills)

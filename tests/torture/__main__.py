@@ -49,7 +49,7 @@ def main():
         # Not in the copies of the source that mutants are.
         from tests.torture import mutants
 
-        mutants.main([])
+        mutants.main(["--seed", str(options.seed)])
     engines = list(SITES) if options.engine == "both" else [options.engine]
     told = []
     for engine in engines:

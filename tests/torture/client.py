@@ -1,21 +1,30 @@
-"""A client process: ``python -m tests.torture.client ENGINE URL FOLDER NAME SEED`` signals until its input closes."""
+"""A client process: ``python -m tests.torture.client ENGINE URL FOLDER NAME SEED`` signals until its input closes.
+
+Each line of its input asks for a report of what it holds; before the one to the line ``rest`` it ends what it does.
+"""
 
 import asyncio
 import contextlib
 import hashlib
+import json
 import sys
+import threading
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 from signal_ledger import DeliveryUnknown, KeyConflict, open_ledger
 from signal_ledger.codec import encode_with_digest
 from tests.torture import plan, transactions
-from tests.torture.processes import opened, tell_if_stuck
+from tests.torture.holdings import report
+from tests.torture.processes import named, opened, tell_if_stuck
 from tests.torture.records import Recorder
 
 TASKS = 3
 PAUSE_S = 0.06
-JOBS_SHARE = 0.6
+TICK_S = 0.02
+LAG_S = 0.01
+"""What a process lost by less at a tick is not written down."""
 
 
 class Client:
@@ -146,16 +155,38 @@ class Client:
         self._recorder.write("ended", call=call, status=status, receipts=told, error=error)
 
 
+def watch_lags(recorder, ends):
+    """Write down whenever this process stood still: stopped by somebody, or without a processor.
+
+    In a thread: what blocks only the event loop is no excuse for a call that ends late.
+    """
+    before = time.monotonic_ns()
+    while not ends.wait(TICK_S):
+        now = time.monotonic_ns()
+        lag = now - before - round(TICK_S * 1e9)
+        if lag > LAG_S * 1e9:
+            recorder.write("lagged", lag=lag)
+        before = now
+
+
 async def main():
     engine, url, folder, name, seed = sys.argv[1:]
     recorder = Recorder(Path(folder) / f"client-{quote(name)}.jsonl")
     stops = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(await opened(lambda: open_ledger(url)))
-        client = Client(ledger, transactions.of(engine, url), recorder, Path(folder), name, stops)
-        print("ready", flush=True)
+        own = transactions.of(engine, named(url, "own", name))
+        ledger = await stack.enter_async_context(await opened(lambda: open_ledger(named(url, "client", name))))
+        client = Client(ledger, own, recorder, Path(folder), name, stops)
+        ends = threading.Event()
+        stack.callback(ends.set)
+        threading.Thread(target=watch_lags, args=(recorder, ends), daemon=True).start()
         sending = asyncio.gather(*[client.run(plan.rng_of(seed, name, task)) for task in range(TASKS)])
-        await asyncio.to_thread(sys.stdin.read)
+        print("ready", flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            if line == "rest\n":
+                stops.set()
+                await sending
+            print(json.dumps(report()), flush=True)
         tell_if_stuck()
         stops.set()
         await sending

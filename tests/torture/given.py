@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from signal_ledger.codec import encode_with_digest
 from signal_ledger.events import Awaited, Cause, Closed, Consumed, Delivered, DeliveryOutcome, Snoozed, TimedOut
 from signal_ledger.recorded import RecordedEvent
-from tests.torture.history import Call, History, JobSeen, Saw, Told, mark_of
+from tests.torture.history import FOR_EVER, Call, History, JobSeen, Saw, Told, mark_of
 from tests.torture.log_rules import folds_of
 
 JOB = 7
@@ -88,12 +88,20 @@ def history(*events, **others):
     log = stream(*events)
     states = {JOB: folds_of(JOB, log)[-1]} if log else {}
     marks = [mark_of(event) for event in log]
-    given = {"log": log, "states": states, "followed": marks, "ended_at": second(1000), **others}
+    given = {
+        "log": log,
+        "states": states,
+        "followed": marks,
+        "snapshots": [marks, marks],
+        "samples": list(states.values()),
+        "ended_at": second(1000),
+        **others,
+    }
     return History(**given)
 
 
 def call(source, value=None, *, began=1, ended=2, attempt=1, channel="", targets=(JOB,), **others):
-    """A call that was acknowledged, unless it is said otherwise."""
+    """A call that was acknowledged, unless it is said otherwise. Its times are seconds and nanoseconds alike."""
     encoded = encode_with_digest(value)
     return Call(
         id=f"{source}.{attempt}",
@@ -104,7 +112,14 @@ def call(source, value=None, *, began=1, ended=2, attempt=1, channel="", targets
         bytes_digest=hashlib.sha256(encoded.data).hexdigest(),
         began=began,
         ended=ended,
-        **{"key": None, "status": "ok", **others},
+        **{
+            "key": None,
+            "status": "ok",
+            "answered": None if ended == FOR_EVER else ended,
+            "began_at": second(began),
+            "answered_at": None if ended == FOR_EVER else second(ended),
+            **others,
+        },
     )
 
 

@@ -27,7 +27,10 @@ class Call:
     Attributes:
         id: Its own name.
         signal: What it sends; a call that repeats another has the same. It is the source of the deliveries.
-        began, ended: When; a call without an answer never ended.
+        began, ended: When; a call without an answer never ended, since it may still be carried out.
+        answered: When the caller went on, with an answer or without; None if the process died before.
+        began_at, answered_at: The same by the wall clock.
+        lagged_s: For how long the caller itself stood still meanwhile: stopped, or without a processor.
         status: ``ok``, ``rolled back``, ``conflict``, ``unknown`` (no answer, or the process died), or ``error``.
         transaction: The caller's own transaction and the place in it, if it was sent with ``conn=``.
         timeout_s: What the caller allowed it to take.
@@ -42,11 +45,20 @@ class Call:
     bytes_digest: str
     began: int
     ended: float = FOR_EVER
+    answered: int | None = None
+    began_at: datetime
+    answered_at: datetime | None = None
+    lagged_s: float = 0.0
     status: str = "unknown"
     error: str | None = None
     receipts: tuple[Told, ...] = ()
     transaction: tuple[str, int] | None = None
     timeout_s: float = 30.0
+
+    @property
+    def took_s(self):
+        """How long the caller waited; None if it died."""
+        return None if self.answered is None else (self.answered - self.began) / 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +106,21 @@ class Stored:
     refusal: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Play:
+    """A fault that was played, or what an operator did.
+
+    Attributes:
+        kind: Which.
+        times: How often it happened.
+        may_miss: Whether it is none at all at times, as an operator's who finds no such job.
+    """
+
+    kind: str
+    times: int
+    may_miss: bool = False
+
+
 type Mark = tuple[int, int, str]
 """An event in a snapshot of the log: job, version, checksum."""
 
@@ -118,6 +145,8 @@ class History:
         ended_at: Waits with a deadline before this should have ended.
         leaks: What the surviving processes and the server held too much of.
         errors: What processes met that they should not.
+        plays: The faults, in order.
+        kinds: Which of them must have happened in a run as long as this one.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -135,6 +164,8 @@ class History:
     ended_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     leaks: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    plays: list[Play] = field(default_factory=list)
+    kinds: tuple[str, ...] = ()
 
     def streams(self):
         """The log by job, each stream in the order of its versions."""
@@ -153,6 +184,7 @@ def mark_of(recorded):
 
 def calls_of(records):
     """Join the records of one client process into its calls."""
+    records = list(records)
     calls = {}
     for record in records:
         match record["what"]:
@@ -166,6 +198,7 @@ def calls_of(records):
                     digest=record["digest"],
                     bytes_digest=record["bytes_digest"],
                     began=record["at"],
+                    began_at=datetime.fromtimestamp(record["wall"], UTC),
                     transaction=None if record["transaction"] is None else tuple(record["transaction"]),
                     timeout_s=record["timeout_s"],
                 )
@@ -173,13 +206,23 @@ def calls_of(records):
                 calls[record["call"]] = replace(
                     calls[record["call"]],
                     ended=FOR_EVER if record["status"] == "unknown" else record["at"],
+                    answered=record["at"],
+                    answered_at=datetime.fromtimestamp(record["wall"], UTC),
                     status=record["status"],
                     error=record["error"],
                     receipts=tuple(Told(**told) for told in record["receipts"]),
                 )
             case _:
                 pass
-    return list(calls.values())
+    lags = [(record["at"] - record["lag"], record["at"]) for record in records if record["what"] == "lagged"]
+    return [replace(call, lagged_s=_lagged_s(call, lags)) for call in calls.values()]
+
+
+def _lagged_s(call, lags):
+    """The part of a call in which its process stood still."""
+    if call.answered is None:
+        return 0.0
+    return sum(max(0, min(ends, call.answered) - max(begins, call.began)) for begins, ends in lags) / 1e9
 
 
 def began_of(records):

@@ -51,6 +51,16 @@ def each_snapshot_is_a_prefix_of_the_next(history):
                 break
 
 
+def the_run_was_watched(history):
+    """The log was read at least twice on the way, and the projection now and then: else two rules prove nothing."""
+    for what, seen, wanted in (
+        ("snapshots of the log", [snapshot for snapshot in history.snapshots if snapshot], 2),
+        ("samples of the projection", [sample for sample in history.samples if sample.version], 1),
+    ):
+        if len(seen) < wanted:
+            yield Finding(expected=f"at least {wanted} {what}, not empty", found=f"{len(seen)}")
+
+
 def a_follower_misses_nothing(history):
     """What a follower got, page by page while the log grew, is the log (L4)."""
     whole = [mark_of(event) for event in history.log]

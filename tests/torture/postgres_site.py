@@ -19,14 +19,18 @@ from tests.postgres.proxy import proxy
 from tests.postgres.version import wanted_version
 from tests.torture.history import JobSeen
 from tests.torture.processes import state_of
+from tests.torture.worker import CONNECTIONS
 
 RESCUE_AFTER_S = 2.0
 DEADLOCK_S = 20.0
 _OTHERS = "datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
 _DROP_NOTIFICATIONS = """
+CREATE SEQUENCE IF NOT EXISTS public.notifications_dropped;
 CREATE OR REPLACE FUNCTION signal_ledger.notify(channel text, message json) RETURNS void LANGUAGE plpgsql
-AS $$ BEGIN END; $$
+AS $$ BEGIN PERFORM nextval('public.notifications_dropped'); END; $$
 """
+# The sequence begins with 1, whether that has been drawn or not.
+_DROPPED = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM public.notifications_dropped"
 
 
 class PostgresSite:
@@ -35,7 +39,10 @@ class PostgresSite:
     engine_name = "postgres"
     # Longer than the age of rescue.
     freeze_worker_s = (RESCUE_AFTER_S + 0.5, RESCUE_AFTER_S + 1.5)
-    files_more_max = 24
+    # After work without faults. A worker: Oban's, the listener, the one that checked the schema, two for takes and one
+    # for those that meet locks, one for questions and one for relays. A client: the one that checked, two for
+    # deliveries and one for those that meet locks, and one for questions about payloads.
+    connections_max = {"worker": CONNECTIONS + 7, "client": 5}
 
     def __init__(self, cluster, url, oban, ledger, proxy_server, proxy_url, stack):
         self._cluster = cluster
@@ -89,6 +96,14 @@ class PostgresSite:
         """Rescue as a leader's lifeline does, which a killed leader leaves to the next one only after half a minute."""
         await self._patiently(lambda: self._oban._query.rescue_jobs(RESCUE_AFTER_S))
 
+    async def connections(self, children):
+        """How many connections each child has, as the server knows them."""
+        rows = await self._patiently(
+            lambda: self._sql(f"SELECT application_name, count(*) FROM pg_stat_activity WHERE {_OTHERS} GROUP BY 1")
+        )
+        counts = dict(rows)
+        return {child: counts.get(f"{child.role}-{child.name}", 0) for child in children}
+
     async def heal(self):
         self._proxy.loses = 0
         await asyncio.to_thread(self._cluster.start)
@@ -99,6 +114,10 @@ class PostgresSite:
         found = await self._sql(
             f"SELECT format('%s: %s, %s', application_name, state, query) FROM pg_stat_activity "
             f"WHERE {_OTHERS} AND state LIKE 'idle in transaction%' AND state_change < now() - interval '1 s'"
+        )
+        found += await self._sql(
+            f"SELECT format('%s: %s', application_name, query) FROM pg_stat_activity "
+            f"WHERE {_OTHERS} AND application_name LIKE 'own-%'"
         )
         found += await self._sql(
             "SELECT format('%s on %s, granted: %s', mode, locktype, granted) FROM pg_locks "
@@ -143,11 +162,12 @@ class PostgresSite:
                     os.kill(pid, signal.SIGSTOP)
             await eventually(lambda: all(state_of(pid) in "TZ" for pid in pids), timeout=5)
             await asyncio.sleep(rng.uniform(1.0, 4.0))
+            was_frozen = all(state_of(pid) in "TZ" for pid in pids)
         finally:
             for pid in reversed(pids):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
-        return 1
+        return int(was_frozen)
 
     async def _kill_listeners(self, _run, _rng):
         async def killed():
@@ -171,9 +191,11 @@ class PostgresSite:
 
     async def _drop_notifications(self, _run, rng):
         await self._sql(_DROP_NOTIFICATIONS)
+        [[before]] = await self._sql(_DROPPED)
         await asyncio.sleep(rng.uniform(1.0, 3.0))
         await self._patiently(lambda: self._sql(self._notify))
-        return 1
+        [[after]] = await self._sql(_DROPPED)
+        return after - before
 
     async def _lock_backwards(self, run, rng):
         """Whatever else an application does with its jobs, in whatever order, until there has been a deadlock."""

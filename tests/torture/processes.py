@@ -27,6 +27,11 @@ async def opened(open_it):
             return _Entered(context, entered)
 
 
+def named(url, role, name):
+    """A database's URL with which it knows whose connections they are. A file does not ask."""
+    return f"{url}&application_name={role}-{name}" if url.startswith("postgresql:") else url
+
+
 class _Entered:
     def __init__(self, context, value):
         self._context = context
@@ -113,9 +118,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGCONT)
 
-    async def ask(self):
-        """Ask for a report."""
-        self._process.stdin.write(b"report\n")
+    async def ask(self, what="report"):
+        """Ask for a report; or tell a client to ``rest``, which ends what it does before it reports."""
+        self._process.stdin.write(f"{what}\n".encode())
         return json.loads(await asyncio.wait_for(self._process.stdout.readline(), END_S))
 
     async def close(self):

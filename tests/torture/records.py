@@ -1,7 +1,7 @@
 """What processes write down: one JSON line for each thing they did or saw, in a file of their own.
 
 A line is handed to the kernel in one write, so that it survives the SIGKILL of its process. Times are those of
-CLOCK_MONOTONIC in nanoseconds, which all processes of a machine share.
+CLOCK_MONOTONIC in nanoseconds, which all processes of a machine share, and of the wall clock, by which the log goes.
 """
 
 import json
@@ -16,7 +16,8 @@ class Recorder:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, what, **fields):
-        line = json.dumps({"what": what, "at": time.monotonic_ns(), **fields}, separators=(",", ":"))
+        record = {"what": what, "at": time.monotonic_ns(), "wall": time.time(), **fields}
+        line = json.dumps(record, separators=(",", ":"))
         os.write(self._descriptor, line.encode() + b"\n")
 
 

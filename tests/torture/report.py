@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from tests.torture.history import FOR_EVER
 from tests.torture.reached import reached
+from tests.torture.signal_rules import NEW, deliveries, direct_calls
 
 LOST = ("acknowledged signals are in the log", "stored signals are relayed")
 DOUBLED = ("a signal is delivered once", "one key is one event", "a signal is consumed at most once")
@@ -17,10 +17,14 @@ class Figures:
     Attributes:
         acknowledged: Signals that a receipt says are in the log, or that were committed with ``conn=``.
         lost, doubled: Of these.
-        unknown: Calls that got no answer; and of these, those that had been committed.
-        faults: How often each fault happened.
+        unknown: Calls that got no answer, those with ``conn=`` apart; and of these, those that were committed.
+        unknown_own: Calls with ``conn=`` in transactions whose commit got no answer; and of these, those that were
+            committed. A key that was taken leaves no trace of one, which counts as not committed.
+        faults: How often each fault happened, and each thing that operators did.
         reached: How often each interesting case came up.
         worst_latency_ms: Of an acknowledged call.
+        worst_unknown_ms: Of a call that got no answer.
+        worst_overrun_ms: By how much a call took longer than its timeout, what its process stood still left out.
         verdict: By rule, how many findings.
     """
 
@@ -35,7 +39,11 @@ class Figures:
     doubled: int
     unknown: int
     unknown_committed: int
+    unknown_own: int
+    unknown_own_committed: int
     worst_latency_ms: float
+    worst_unknown_ms: float
+    worst_overrun_ms: float
     faults: dict[str, int]
     reached: dict[str, int]
     events: int
@@ -50,9 +58,11 @@ def figures_of(run, history, findings):
     told = Counter(told.outcome for call in history.calls for told in call.receipts)
     new = sum(told[outcome] for outcome in ("woken", "live", "buffered"))
     committed = sum(len(set(call.targets)) for call in history.calls if call.transaction and call.status == "ok")
-    sources = {event.source for event in history.log if event.kind == "delivered"}
-    unknown = [call for call in history.calls if call.status == "unknown"]
-    took = [call.ended - call.began for call in history.calls if call.status == "ok" and call.ended != FOR_EVER]
+    unknown = [call for call in history.calls if call.status == "unknown" and call.transaction is None]
+    unknown_own = [call for call in history.calls if call.status == "unknown" and call.transaction is not None]
+    happened = Counter()
+    for play in history.plays:
+        happened[play.kind] += play.times
     ends = Counter(event.cause for event in history.log if event.kind == "closed")
     return Figures(
         engine=run.site.engine_name,
@@ -65,9 +75,15 @@ def figures_of(run, history, findings):
         lost=sum(len(findings[rule]) for rule in LOST),
         doubled=sum(len(findings[rule]) for rule in DOUBLED),
         unknown=len(unknown),
-        unknown_committed=sum(call.signal in sources for call in unknown),
-        worst_latency_ms=round(max(took, default=0) / 1e6, 1),
-        faults=dict(sorted(run.happened.items())),
+        unknown_committed=len(committed_without_answer(history, unknown)),
+        unknown_own=len(unknown_own),
+        unknown_own_committed=len(committed_without_answer(history, unknown_own)),
+        worst_latency_ms=_worst_ms(call.took_s for call in direct_calls(history, "ok")),
+        worst_unknown_ms=_worst_ms(call.took_s for call in direct_calls(history, "unknown")),
+        worst_overrun_ms=_worst_ms(
+            call.took_s - call.timeout_s - call.lagged_s for call in direct_calls(history, "ok", "unknown")
+        ),
+        faults=dict(sorted(happened.items())),
         reached=reached(history),
         events=len(history.log),
         outcomes_seen=len(history.saws),
@@ -75,6 +91,30 @@ def figures_of(run, history, findings):
         jobs_completed=ends["completed"],
         verdict={rule: len(found) for rule, found in findings.items()},
     )
+
+
+def committed_without_answer(history, unknown):
+    """The signals of calls without an answer that one of these calls has delivered.
+
+    A call that repeats another one has the same signal. What its receipt says is new, it has delivered itself.
+    """
+    signals = {call.signal for call in unknown}
+    answered = {
+        (told.job_id, told.version)
+        for call in history.calls
+        if call.signal in signals
+        for told in call.receipts
+        if told.outcome in NEW
+    }
+    return {
+        event.source
+        for event in deliveries(history)
+        if event.source in signals and (event.job_id, event.version) not in answered
+    }
+
+
+def _worst_ms(seconds):
+    return round(max(seconds, default=0.0) * 1000, 1)
 
 
 def table(figures):

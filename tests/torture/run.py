@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import pickle
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,8 @@ from tests.eventually import eventually
 from tests.torture import plan
 from tests.torture.end_rules import ENDED, everything_is_accounted_for, nothing_is_left_in_the_outbox
 from tests.torture.faults import FAULTS, OPERATIONS
-from tests.torture.history import History, Stored, began_of, calls_of, mark_of, saws_of
+from tests.torture.history import History, Play, Stored, began_of, calls_of, mark_of, saws_of
+from tests.torture.holdings import held_more
 from tests.torture.processes import Child
 from tests.torture.reached import reached
 from tests.torture.records import read
@@ -24,10 +24,11 @@ JOBS_OPEN = 24
 JOBS_ENDED = 6
 MANY = 10_000
 SNAPSHOTS = 8
+IDLES_S = 5.0
 FAILS_AGAIN_S = 5.0
 FAILS_MAX_S = 60.0
 REACHES_ALL_S = 60.0
-"""A run of that length reaches every interesting case, or there is something wrong with it."""
+"""A run of that length reaches every interesting case and every fault, or there is something wrong with it."""
 SETTLES_MAX = 6
 HORIZON = timedelta(seconds=60)
 """Deadlines are shorter than this, or much longer: the short ones have passed when all has settled."""
@@ -44,8 +45,7 @@ class Run:
         folder: Where the histories are.
         faults: Which to play; None plays all.
         settle_s: How long nothing may happen before everything has settled.
-        happened: How often each fault happened.
-        played: How often each was tried.
+        plays: The faults, and what operators did, in order.
     """
 
     site: object
@@ -58,14 +58,30 @@ class Run:
     clients: list[Child] = field(default_factory=list)
     scripts: dict[int, list] = field(default_factory=dict)
     targets: list[int] = field(default_factory=list)
-    happened: Counter = field(default_factory=Counter)
-    played: Counter = field(default_factory=Counter)
+    plays: list[Play] = field(default_factory=list)
     snapshots: list = field(default_factory=list)
     followed: list = field(default_factory=list)
     cursor: str | None = None
     samples: list = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
+
+    @property
+    def children(self):
+        """Workers and clients."""
+        return [*self.workers, *self.clients]
+
+    @property
+    def faults_here(self):
+        """The faults of this run."""
+        kinds = {**FAULTS, **self.site.faults}
+        return kinds if self.faults is None else {name: kinds[name] for name in self.faults}
+
+    @property
+    def must_happen(self):
+        """The kinds that this run is long enough for."""
+        is_whole = self.seconds >= REACHES_ALL_S and self.faults is None
+        return tuple(sorted({**self.faults_here, **OPERATIONS})) if is_whole else ()
 
     def some_jobs(self, rng, count):
         """Jobs for operators. Some are left alone, for the signals that must arrive."""
@@ -78,21 +94,22 @@ async def play(run):
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_kill_all, run)
         await _start(run)
-        idle = [await worker.ask() for worker in run.workers]
+        idle = await _idle(run)
         following = asyncio.create_task(_again_and_again(run, "following", _follow))
         stack.callback(following.cancel)
         await _torture(run)
         await run.site.heal()
-        await _end(run, run.clients)
+        await _revive(run)
+        await _rest(run)
         await _settle(run)
         run.leaks += await run.site.held()
-        run.leaks += await _more_than(run, idle)
-        await _end(run, run.workers)
+        run.leaks += await _leaks(run, idle)
+        await _end(run)
         history = await _collect(run)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         run.leaks += await run.site.left()
-    history = replace(history, leaks=run.leaks, errors=run.errors)
+    history = replace(history, leaks=run.leaks, errors=run.errors, plays=run.plays, kinds=run.must_happen)
     (run.folder / "history.pickle").write_bytes(pickle.dumps(history))
     return history
 
@@ -106,7 +123,21 @@ async def _start(run):
     run.clients += [
         Child(run.folder, "client", n, engine, run.site.url_of(n), run.folder, "NAME", run.seed) for n in range(CLIENTS)
     ]
-    await asyncio.gather(*[child.start() for child in [*run.workers, *run.clients]])
+    await asyncio.gather(*[child.start() for child in run.children])
+
+
+async def _idle(run):
+    """What a process of each role tells, and how many connections it has then, before it has done anything."""
+    return {child.role: await _idle_of(run, child) for child in (run.workers[0], run.clients[0])}
+
+
+async def _idle_of(run, child):
+    async def seen_at_once():
+        before, report = await run.site.connections([child]), await child.ask()
+        # A pool is filled in the background.
+        return (report, before[child]) if await run.site.connections([child]) == before else None
+
+    return await eventually(seen_at_once, timeout=30)
 
 
 async def _torture(run):
@@ -132,9 +163,7 @@ async def _torture(run):
 async def _play_faults(run):
     """Play one after the other while there is time. Each is played to its end: half of one leaves things broken."""
     rng = plan.rng_of(run.seed, "faults")
-    kinds = {**FAULTS, **run.site.faults}
-    if run.faults is not None:
-        kinds = {name: kinds[name] for name in run.faults}
+    kinds = run.faults_here
     loop = asyncio.get_running_loop()
     ends = loop.time() + run.seconds
     await asyncio.sleep(min(2.0, run.seconds / 10))
@@ -147,11 +176,12 @@ async def _play_faults(run):
 
 
 async def _play_fault(run, name, fault, rng):
-    run.played[name] += 1
+    times = 0
     try:
-        run.happened[name] += await fault(run, rng)
+        times = await fault(run, rng)
     except Exception as error:
         run.errors.append(f"{name}: {type(error).__name__}: {error}")
+    run.plays.append(Play(kind=name, times=times))
 
 
 async def _enqueue(run):
@@ -175,8 +205,7 @@ async def _operate(run):
     while True:
         await asyncio.sleep(rng.uniform(0.1, 0.7))
         name = rng.choice(sorted(OPERATIONS))
-        run.played[name] += 1
-        run.happened[name] += await OPERATIONS[name](run, rng) or 0
+        run.plays.append(Play(kind=name, times=await OPERATIONS[name](run, rng) or 0, may_miss=True))
 
 
 async def _take_snapshots(run):
@@ -222,12 +251,24 @@ async def _again_and_again(run, name, act):
             await asyncio.sleep(0.1)
 
 
-async def _end(run, children):
-    for child in children:
+async def _revive(run):
+    for child in run.children:
         if not child.is_running:
             await child.start()
         child.thaw()
-    for child, status in zip(children, await asyncio.gather(*[child.close() for child in children]), strict=True):
+
+
+async def _rest(run):
+    """Let clients end what they do. They stay, so that it can be seen what they hold."""
+    told = await asyncio.gather(*[client.ask("rest") for client in run.clients], return_exceptions=True)
+    for client, answer in zip(run.clients, told, strict=True):
+        if isinstance(answer, Exception):
+            run.errors.append(f"client {client.name} did not come to rest: {type(answer).__name__}; see its .stderr")
+
+
+async def _end(run):
+    statuses = await asyncio.gather(*[child.close() for child in run.children])
+    for child, status in zip(run.children, statuses, strict=True):
         if status != 0:
             run.errors.append(f"{child.role} {child.name} ended with status {status}; see its .stderr")
 
@@ -273,22 +314,29 @@ async def _pages(query):
     return rows
 
 
-async def _more_than(run, idle):
-    """What the surviving workers hold more than when they were idle at first."""
+async def _leaks(run, idle):
+    """What the surviving processes hold too much of, once they have had a moment to let go of it."""
+    return [
+        f"{child.role} {child.name}: {more}" for child in run.children for more in await _more_than(run, child, idle)
+    ]
+
+
+async def _more_than(run, child, idle):
+    report_idle, connections_idle = idle[child.role]
+    connections_max = run.site.connections_max[child.role]
     found = []
-    for worker in run.workers:
-        for _ in range(20):
-            report = await worker.ask()
-            # Oban's notifier leaves a task behind whenever its connection is lost: that is no business of ours.
-            more = Counter(report["tasks"]) - Counter(idle[0]["tasks"])
-            more = {name: count for name, count in more.items() if not name.startswith("oban-")}
-            if not more and not report["live"]:
-                break
-            await asyncio.sleep(0.25)
-        if more or report["live"]:
-            found.append(f"worker {worker.name}: tasks {more}, live waits {report['live']}")
-        if report["files"] > idle[0]["files"] + run.site.files_more_max:
-            found.append(f"worker {worker.name}: {report['files']} files, {idle[0]['files']} at first")
+
+    async def holds_no_more():
+        report, connections = await child.ask(), await run.site.connections([child])
+        # Each connection is a file.
+        files_max = report_idle["files"] + connections_max - connections_idle
+        found[:] = held_more(
+            report, connections[child], tasks=report_idle["tasks"], connections_max=connections_max, files_max=files_max
+        )
+        return not found
+
+    with contextlib.suppress(AssertionError):
+        await eventually(holds_no_more, timeout=IDLES_S)
     return found
 
 
@@ -299,8 +347,6 @@ async def _collect(run):
     report = await run.site.ledger.verify()
     calls = [call for path in sorted(run.folder.glob("client-*.jsonl")) for call in calls_of(read(path))]
     seen = [list(read(path)) for path in sorted(run.folder.glob("worker-*.jsonl"))]
-    missing = [name for name in run.played if name in {**FAULTS, **run.site.faults} and not run.happened[name]]
-    run.errors += [f"a fault was played {run.played[name]} times and did not happen: {name}" for name in missing]
     history = replace(
         history,
         calls=calls,
@@ -318,5 +364,5 @@ async def _collect(run):
 
 
 async def _kill_all(run):
-    for child in [*run.workers, *run.clients]:
+    for child in run.children:
         await child.kill()

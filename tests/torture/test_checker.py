@@ -3,6 +3,7 @@
 import pytest
 
 from signal_ledger.codec import encode
+from signal_ledger.wait_state import WaitState
 from tests.torture.checker import RULES, check
 from tests.torture.given import (
     JOB,
@@ -15,22 +16,53 @@ from tests.torture.given import (
     history,
     saw_signal,
     saw_timeout,
+    second,
     snoozed,
     stream,
     timed_out,
     told,
     without,
 )
-from tests.torture.history import JobSeen, Step, Stored, mark_of
+from tests.torture.history import FOR_EVER, JobSeen, Play, Step, Stored, calls_of, mark_of
+from tests.torture.holdings import held_more
+from tests.torture.report import committed_without_answer
 
+NO_ANSWER = {"status": "unknown", "ended": FOR_EVER, "answered_at": second(2), "timeout_s": 1.0}
 SLEEPS = (snoozed(), delivered("a", outcome="woken"), consumed("a", 2), closed())
+CONSUMED_ONE = (delivered("a"), consumed("a", 1))
 LATE = [
     (snoozed(deadline=10), 1),
     (delivered("a"), 11),
     (timed_out(10, execution=2), 12),
     (consumed("a", 2, execution=2, ordinal=2), 13),
 ]
+KEYED = delivered("a", key="k")
+FATES = [
+    # Events, one a second; the reason of a duplicate whose call began and ended when; how many findings.
+    ((KEYED,), "pending", (2, 3), 0),
+    ((KEYED,), "pending", (-3, -2), 1),
+    ((KEYED,), "consumed", (2, 3), 1),
+    ((KEYED,), "ended with its run", (2, 3), 1),
+    ((KEYED,), None, (2, 3), 1),
+    ((KEYED, consumed("a", 1)), "consumed", (2, 3), 0),
+    ((KEYED, consumed("a", 1)), "consumed", (0, 1), 1),
+    ((KEYED, consumed("a", 1)), "pending", (1, 3), 0),
+    ((KEYED, consumed("a", 1)), "pending", (3, 4), 1),
+    ((KEYED, consumed("a", 1), closed()), "consumed", (4, 5), 0),
+    ((KEYED, consumed("a", 1), closed()), "ended with its run", (4, 5), 1),
+    ((KEYED, closed()), "ended with its run", (3, 4), 0),
+    ((KEYED, closed()), "ended with its run", (0, 1), 1),
+    ((KEYED, closed()), "pending", (3, 4), 1),
+    ((KEYED, closed(), awaited(run=2, execution=2)), "pending", (4, 5), 1),
+    ((snoozed(), snoozed()), "pending", (2, 3), 1),
+]
 LISTED = {"jobs": {JOB: JobSeen(state="scheduled"), 8: JobSeen(state="scheduled")}}
+
+
+def _repeat(reason, began, ended):
+    """A call with a key that was there, of the delivery at version 1."""
+    return call("b", key="k", began=began, ended=ended, receipts=(told("a", 1, "duplicate", reason=reason),))
+
 
 CASES = {
     "acknowledged signals are in the log": [
@@ -76,6 +108,10 @@ CASES = {
         (history(delivered("a"), calls=[call("a", status="rolled back", transaction=("t", 0))]), 1),
         (history(delivered("a"), calls=[call("a", receipts=(told("a", None, "ignored"),))]), 1),
         (history(delivered("a", 1), calls=[call("a", 2, status="unknown")]), 1),
+    ],
+    "duplicates are told what became of the first": [
+        *[(history(*events, calls=[_repeat(reason, *span)]), count) for events, reason, span, count in FATES],
+        (history(delivered("a"), calls=[call("b", receipts=(told("b", 1),))]), 0),
     ],
     "lists are all or nothing": [
         (history(delivered("b"), calls=[call("a", status="unknown", targets=(JOB, 8))], **LISTED), 0),
@@ -133,8 +169,14 @@ CASES = {
         ),
     ],
     "calls end in time": [
-        (history(calls=[call("a", began=0, ended=11 * 10**9, timeout_s=1.0)]), 0),
-        (history(calls=[call("a", began=0, ended=12 * 10**9, timeout_s=1.0)]), 1),
+        (history(calls=[call("a", began=0, ended=1_200_000_000, timeout_s=1.0)]), 0),
+        (history(calls=[call("a", began=0, ended=1_400_000_000, timeout_s=1.0)]), 1),
+        (history(calls=[call("a", began=0, ended=3_400_000_000, timeout_s=1.0, lagged_s=2.2)]), 0),
+        (history(calls=[call("a", began=0, ended=100 * 10**9, timeout_s=1.0, lagged_s=2.2)]), 1),
+        (history(calls=[call("a", began=0, answered=1_200_000_000, **NO_ANSWER)]), 0),
+        (history(calls=[call("a", began=0, answered=100 * 10**9, **NO_ANSWER)]), 1),
+        (history(calls=[call("a", began=0, answered=None, **NO_ANSWER)]), 0),
+        (history(calls=[call("a", began=0, ended=100 * 10**9, timeout_s=1.0, transaction=("t", 0))]), 0),
     ],
     "clients meet only errors that are told": [
         (history(calls=[call("a", status="unknown", error="DeliveryUnknown")]), 0),
@@ -217,6 +259,14 @@ CASES = {
         (history(snoozed(), snapshots=[[(JOB, 1, "another")]]), 1),
         (history(snapshots=[[mark_of(event) for event in stream(snoozed())]]), 1),
     ],
+    "the run was watched": [
+        (history(snoozed()), 0),
+        (history(snoozed(), snapshots=[[], [(JOB, 1, "one")]]), 1),
+        (history(snoozed(), snapshots=[]), 1),
+        (history(snoozed(), samples=[]), 1),
+        (history(snoozed(), samples=[WaitState(job_id=JOB)]), 1),
+        (history(snoozed(), samples=[], snapshots=[]), 2),
+    ],
     "a follower misses nothing": [
         (history(snoozed(), delivered("a")), 0),
         (history(snoozed(), delivered("a"), followed=[mark_of(stream(snoozed(), snoozed())[1])]), 1),
@@ -243,6 +293,15 @@ CASES = {
         (history(snoozed(), delivered("a", channel="x"), jobs=asleep()), 0),
         (history(*SLEEPS[:3]), 1),
         (history(snoozed(), delivered("a", outcome="buffered"), jobs=asleep()), 1),
+        (history(snoozed(deadline=3600), jobs=asleep()), 0),
+        (history(snoozed(deadline=3600), delivered("a"), jobs=asleep()), 1),
+        (history(snoozed(deadline=3600), delivered("a", channel="x"), jobs=asleep()), 0),
+        (history(delivered("a"), snoozed(deadline=3600), jobs=asleep()), 1),
+        (history(*CONSUMED_ONE, snoozed(deadline=3600, ordinal=2), jobs=asleep()), 0),
+        (history(*CONSUMED_ONE, snoozed(deadline=3600, ordinal=2), delivered("b"), jobs=asleep()), 1),
+        # At its deadline, and too late: only the first could have ended it.
+        (history((snoozed(deadline=2000), 1), (delivered("a"), 2000), jobs=asleep()), 1),
+        (history((snoozed(deadline=2000), 1), (delivered("a"), 2001), jobs=asleep()), 0),
         (history(snoozed(deadline=5), jobs=asleep()), 1),
         (history(awaited(), jobs={JOB: JobSeen(state="executing")}), 1),
         (history(jobs={JOB: JobSeen(state="available")}), 1),
@@ -254,6 +313,17 @@ CASES = {
     "nothing is left in the outbox": [
         (history(outbox=[Stored(signal_id="i", job_id=JOB, source="a", refusal="missing")]), 0),
         (history(outbox=[Stored(signal_id="i", job_id=JOB, source="a", refusal=None)]), 1),
+    ],
+    "every fault that was played happened": [
+        (history(plays=[Play(kind="crash", times=1), Play(kind="crash", times=3)]), 0),
+        (history(plays=[Play(kind="crash", times=1), Play(kind="crash", times=0)]), 1),
+        (history(plays=[Play(kind="jobs pruned", times=0, may_miss=True)]), 0),
+    ],
+    "every kind of fault happened": [
+        (history(plays=[Play(kind="crash", times=0), Play(kind="crash", times=1)], kinds=("crash",)), 0),
+        (history(plays=[Play(kind="crash", times=1)], kinds=("crash", "jobs pruned")), 1),
+        (history(plays=[Play(kind="jobs pruned", times=0, may_miss=True)], kinds=("jobs pruned",)), 1),
+        (history(), 0),
     ],
     "nothing leaks": [(history(), 0), (history(leaks=["a lock"]), 1)],
     "processes meet no errors": [(history(), 0), (history(errors=["an error"]), 1)],
@@ -299,3 +369,79 @@ def test_a_whole_history_that_is_right_breaks_no_rule():
 def test_a_history_that_a_rule_cannot_read_breaks_it():
     given = history(delivered("a"), calls=[None])
     assert len(check(given)["acknowledged signals are in the log"]) == 1
+
+
+UNANSWERED = {"status": "unknown", "ended": FOR_EVER}
+
+
+@pytest.mark.parametrize(
+    ("events", "calls", "committed"),
+    [
+        pytest.param([], [call("a", **UNANSWERED)], set(), id="nothing in the log"),
+        pytest.param([delivered("a")], [call("a", **UNANSWERED)], {"a"}, id="not repeated, and in the log"),
+        pytest.param(
+            [delivered("a", key="id-a")],
+            [call("a", **UNANSWERED), call("a", attempt=2, key="id-a", receipts=(told("a", 1),))],
+            set(),
+            id="the repeat delivered it",
+        ),
+        pytest.param(
+            [delivered("a")],
+            [call("a", **UNANSWERED), call("a", attempt=2, key="id-a", receipts=(told("a", 1, "duplicate"),))],
+            {"a"},
+            id="the repeat found it delivered",
+        ),
+        pytest.param(
+            [delivered("b", key="k")],
+            [call("a", key="k", **UNANSWERED), call("a", attempt=2, key="k", receipts=(told("b", 1, "duplicate"),))],
+            set(),
+            id="the repeat found another signal under its key",
+        ),
+        pytest.param(
+            [delivered("a")],
+            [call("a", **UNANSWERED), call("a", attempt=2, key="id-a", **UNANSWERED)],
+            {"a"},
+            id="two calls without an answer, of which one delivered it",
+        ),
+        pytest.param([delivered("a")], [call("a", receipts=(told("a", 1),))], set(), id="answered"),
+    ],
+)
+def test_a_call_without_an_answer_counts_as_committed_only_if_it_delivered_itself(events, calls, committed):
+    unknown = [given for given in calls if given.status == "unknown"]
+    assert committed_without_answer(history(*events, calls=calls), unknown) == committed
+
+
+def test_a_call_keeps_when_it_ended_without_an_answer_and_how_long_its_process_stood_still():
+    begun = {"what": "invoked", "call": "a.1", "signal": "a", "targets": [JOB], "channel": "", "key": None}
+    begun |= {"digest": "d", "bytes_digest": "b", "transaction": None, "timeout_s": 1.0}
+    ended = {"what": "ended", "call": "a.1", "status": "unknown", "error": "DeliveryUnknown", "receipts": []}
+    [seen] = calls_of(
+        [
+            {**begun, "at": 10 * 10**9, "wall": 100.0},
+            {"what": "lagged", "at": 11 * 10**9, "wall": 101.0, "lag": 2 * 10**9},
+            {"what": "lagged", "at": 15 * 10**9, "wall": 105.0, "lag": 10**9},
+            {**ended, "at": 16 * 10**9, "wall": 106.0},
+            {"what": "lagged", "at": 18 * 10**9, "wall": 108.0, "lag": 10**9},
+        ]
+    )
+    assert (seen.ended, seen.took_s, seen.lagged_s) == (FOR_EVER, 6.0, 2.0)
+
+
+IDLE = {"tasks": {"main": 1}, "files": 10, "live": []}
+
+
+@pytest.mark.parametrize(
+    ("report", "connections", "count"),
+    [
+        pytest.param(IDLE, 3, 0, id="idle"),
+        pytest.param({**IDLE, "files": 12}, 5, 0, id="with the connections of its work"),
+        pytest.param({**IDLE, "files": 13}, 5, 1, id="a file"),
+        pytest.param({**IDLE, "files": 12}, 6, 1, id="a connection"),
+        pytest.param({**IDLE, "tasks": {"main": 1, "send": 1}}, 3, 1, id="a task"),
+        pytest.param({**IDLE, "tasks": {"main": 1, "oban-notifier": 1}}, 3, 0, id="a task of Oban's"),
+        pytest.param({**IDLE, "live": [JOB]}, 3, 1, id="a live wait"),
+    ],
+)
+def test_what_a_process_holds_too_much_of_is_told(report, connections, count):
+    found = held_more(report, connections, tasks=IDLE["tasks"], connections_max=5, files_max=12)
+    assert len(found) == count, found

@@ -6,6 +6,7 @@ from pathlib import Path
 import aiosqlite
 import asyncpg
 import psycopg
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -45,7 +46,13 @@ async def _asyncpg(url):
 
 @contextlib.asynccontextmanager
 async def _sqlalchemy(url):
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool)
+    asked = make_url(url.replace("postgresql://", "postgresql+asyncpg://"))
+    name = asked.query["application_name"]
+    engine = create_async_engine(
+        asked.difference_update_query(["application_name"]),
+        poolclass=NullPool,
+        connect_args={"server_settings": {"application_name": name}},
+    )
     async with engine.connect() as connection:
         yield connection, connection.commit
 

@@ -8,7 +8,6 @@ import contextlib
 import json
 import random
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
@@ -20,10 +19,13 @@ from signal_ledger import SignalTimeout, StaleExecution, attach, await_signal, l
 from signal_ledger.codec import encode_with_digest
 from signal_ledger_adapters.oban.attachment import attachment_of
 from signal_ledger_adapters.oban_api import execution_of, query_of
-from tests.torture.processes import opened, tell_if_stuck
+from tests.torture.holdings import report
+from tests.torture.processes import named, opened, tell_if_stuck
 from tests.torture.records import Recorder
 
 SLOTS = 8
+CONNECTIONS = 5
+"""Of Oban's pool: always as many, so that it can be told when there are too many."""
 GIVES_UP_AFTER_S = 0.005
 
 written = []
@@ -77,7 +79,6 @@ class Tortured:
             ordinal=ordinal,
             outcome=outcome,
             digest=digest,
-            wall=time.time(),
         )
 
     async def _wait(self, step):
@@ -108,31 +109,21 @@ async def _lite(url):
 
 @contextlib.asynccontextmanager
 async def _postgres(url):
-    async with AsyncConnectionPool(url, min_size=1, max_size=5, open=False) as pool:
+    async with AsyncConnectionPool(url, min_size=CONNECTIONS, max_size=CONNECTIONS, open=False) as pool:
         oban = Oban(pool=pool, queues={"default": SLOTS}, stager={"interval": 0.2}, shutdown_grace_period=5.0)
         async with attach(oban):
             yield lambda: [job_id for job_id, _ in attachment_of(query_of(oban)).live]
 
 
-def report(live):
-    """What this process holds now."""
-    tasks = Counter(_name_of(task) for task in asyncio.all_tasks())
-    return {"tasks": tasks, "files": len(list(Path("/proc/self/fd").iterdir())), "live": live()}
-
-
-def _name_of(task):
-    name = task.get_name()
-    return task.get_coro().__qualname__ if name.startswith("Task-") else name
-
-
 async def main():
     engine, url, folder, name = sys.argv[1:]
+    url = named(url, "worker", name)
     written.append(Recorder(Path(folder) / f"worker-{quote(name)}.jsonl"))
     async with contextlib.AsyncExitStack() as stack:
         live = await stack.enter_async_context(await opened(lambda: _lite(url) if engine == "lite" else _postgres(url)))
         print("ready", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
-            print(json.dumps(report(live)), flush=True)
+            print(json.dumps(report(live())), flush=True)
         tell_if_stuck()
 
 

@@ -32,6 +32,9 @@ _SHARE_MIN = 16
 PATIENCE_MS = 100
 """For how long the database waits for a lock before it looks after other calls that wait for one."""
 
+_CLOSE_S = 2.0
+"""How long a close that was cancelled waits for connections that are being opened."""
+
 _CONFLICTS_MAX = 20
 _CONFLICT_DELAY_S = 0.005
 
@@ -123,9 +126,12 @@ class Lanes[C, R]:
             # There are some left if this was cancelled.
             for task in self._tasks:
                 task.cancel()
+            # And nobody answers the calls that they have left.
             self._alarm.end_all("the ledger was closed before there was an answer")
-            for lane in self._lanes:
-                await lane.drop()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+            # Each for itself: a close that is cancelled here leaves none of them half dropped.
+            await asyncio.wait([asyncio.ensure_future(lane.drop()) for lane in self._lanes])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         # In a context of its own: a job cancels the tasks that it left behind, and this one works for all.
@@ -207,10 +213,13 @@ class Lanes[C, R]:
                 return await self._run(lane.driver, calls, patience_ms)
             except _CONFLICTS as conflict:
                 logger.debug("a batch of %d calls is run again: %s", len(batch), conflict)
-            except LOST:
+            except Exception as error:
+                # A driver whose connection is cut between two steps stumbles over anything.
+                if lane.is_open and not isinstance(error, LOST):
+                    raise
                 if loop.time() >= ends_at:
                     raise _GivenUpError from None
-                raise
+                raise error if isinstance(error, LOST) else ConnectionError("the connection was cut") from error
             finally:
                 cut.cancel()
             await asyncio.sleep(_CONFLICT_DELAY_S)
@@ -224,12 +233,14 @@ async def _open(lane: Lane, ends_at: float) -> None:
     opening.add_done_callback(_forget)
     try:
         await asyncio.wait([opening], timeout=max(0.0, ends_at - loop.time()))
-    finally:
-        # Also when this is cancelled: nobody would close what it opens.
-        is_open = opening.done()
-        if not is_open and not lane.terminate():
+    except asyncio.CancelledError:
+        # The lanes are closed, once this has ended: nobody would close what is opened after that.
+        await asyncio.wait([opening], timeout=_CLOSE_S)
+        opening.cancel()
+        raise
+    if not opening.done():
+        if not lane.terminate():
             opening.cancel()
-    if not is_open:
         raise _GivenUpError
     opening.result()
 

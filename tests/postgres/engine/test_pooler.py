@@ -5,13 +5,13 @@ import contextlib
 import logging
 import os
 import pwd
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 from sqlalchemy.engine import make_url
 
 from signal_ledger import SchemaError, attach, migrate, open_ledger
@@ -21,8 +21,9 @@ from signal_ledger_adapters.postgres.schema import Names
 from tests.eventually import eventually
 from tests.postgres.engine.conftest import Node, an_oban, query
 from tests.postgres.engine.workers import APPROVED, Approval
-
-PROGRAM = shutil.which("pgbouncer")
+from tests.postgres.faults.load import Load
+from tests.postgres.faults.workers import collectors, have_consumed_all
+from tests.requirements import require_program
 
 CONFIGURATION = """
 [databases]
@@ -45,10 +46,35 @@ def pooled_url(ledger_url):
         yield url
 
 
+class Pooler:
+    """A pooler that can be killed, and started again in the same place."""
+
+    def __init__(self, command, url):
+        self.url = url
+        self._command = command
+        self.start()
+
+    def start(self):
+        self._process = subprocess.Popen(self._command)
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self):
+        self._process.terminate()
+        self._process.wait()
+
+
 @contextlib.contextmanager
 def a_pooler(ledger_url, mode="transaction", sessions=3):
-    if PROGRAM is None:
-        pytest.skip("pgbouncer is not installed")
+    with poolers(ledger_url, mode, sessions) as pooler:
+        yield pooler.url
+
+
+@contextlib.contextmanager
+def poolers(ledger_url, mode="transaction", sessions=3):
+    program = require_program("pgbouncer", "pgbouncer")
     direct = make_url(ledger_url)
     with tempfile.TemporaryDirectory(prefix="tmp-") as name:
         folder = Path(name)
@@ -66,12 +92,12 @@ def a_pooler(ledger_url, mode="transaction", sessions=3):
             owner = pwd.getpwuid(Path(direct.query["host"]).stat().st_uid)
             os.chown(folder, owner.pw_uid, owner.pw_gid)
             as_whom = ["-u", owner.pw_name]
-        pooler = subprocess.Popen([PROGRAM, "-q", *as_whom, folder / "ini"])
+        url = f"postgresql://postgres@/{direct.database}?host={folder}&port=6432"
+        pooler = Pooler([program, "-q", *as_whom, folder / "ini"], url)
         try:
-            yield f"postgresql://postgres@/{direct.database}?host={folder}&port=6432"
+            yield pooler
         finally:
-            pooler.terminate()
-            pooler.wait()
+            pooler.stop()
 
 
 @pytest.fixture
@@ -172,6 +198,39 @@ async def test_a_setting_that_is_missing_is_named(pooled_url):
     with refused:
         async with open_ledger(pooled_url):
             pass
+
+
+@pytest.mark.parametrize("timeout", [0.5, 30])
+async def test_d1_a_pooler_that_is_killed_and_started_again_in_mid_load_loses_and_doubles_nothing(
+    ledger_url, timeout, record_property
+):
+    """Three times, and once it stays away for so long that callers with little patience are told."""
+    with poolers(ledger_url) as pooler:
+        await eventually(lambda: _is_up(pooler.url))
+        # Oban's pool would give out connections that have ended with the pooler.
+        options = {"kwargs": {"prepare_threshold": None}, "check": AsyncConnectionPool.check_connection}
+        async with (
+            an_oban(pooler.url, pool_options=options) as oban,
+            attach(oban) as engine,
+            open_ledger(f"{pooler.url}&statement_cache_size=0") as ledger,
+        ):
+            node = Node(ledger_url, oban, engine)
+            jobs = await collectors(node)
+            load = Load(ledger, [job.id for job in jobs], timeout=timeout)
+            async with load.running(16):
+                for kills in range(1, 4):
+                    await eventually(load.has_sent(100))
+                    pooler.kill()
+                    if timeout < 1 and kills == 3:
+                        await eventually(lambda: len(load.unknown) >= 16)
+                    pooler.start()
+                    await eventually(lambda: _is_up(pooler.url))
+                await eventually(load.has_sent(100))
+            figures = await load.figures(ledger, record_property)
+            record_property("kills", kills)
+            assert (figures.unknown > 0) == (timeout < 1)
+            assert (await ledger.verify()).ok
+            await have_consumed_all(node, jobs)
 
 
 async def test_a_pooler_of_sessions_needs_nothing(ledger_url):

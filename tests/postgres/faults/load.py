@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from signal_ledger import DeliveryUnknown
+from tests.fault_figures import Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,27 +17,6 @@ class Sent:
     job_id: int
     payload: dict
     signal_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What a fault did.
-
-    Attributes:
-        acknowledged: Signals whose sender has a receipt.
-        lost: Those of them that are not in the log with equal payloads.
-        doubled: Signals that are in the log more than once, after the unknown ones were sent again.
-        unknown: Signals whose sender was told that nobody knows.
-        committed: Those of them that were in the log.
-        worst_s: The longest that a call took.
-    """
-
-    acknowledged: int
-    lost: int
-    doubled: int
-    unknown: int
-    committed: int
-    worst_s: float
 
 
 class Load:
@@ -51,27 +31,37 @@ class Load:
         self._timeout = timeout
         self._is_over = False
 
-    async def send(self):
-        job_id = next(self._jobs)
+    async def send(self, several=1):
         payload = {"number": next(self._numbers), "bytes": os.urandom(20)}
         began = time.monotonic()
+        if several == 1:
+            await self._send_to(next(self._jobs), payload)
+        else:
+            targets = [next(self._jobs) for _ in range(several)]
+            receipts = await self.sender.signal(targets, payload, timeout=self._timeout)
+            self.acknowledged += [Sent(receipt.job_id, payload, receipt.signal_id) for receipt in receipts]
+        self.worst_s = max(self.worst_s, time.monotonic() - began)
+
+    async def _send_to(self, job_id, payload):
         try:
             receipt = await self.sender.signal(job_id, payload, timeout=self._timeout)
         except DeliveryUnknown as unknown:
             self.unknown.append(Sent(job_id, payload, unknown.signal_id))
         else:
             self.acknowledged.append(Sent(job_id, payload, receipt.signal_id))
-        self.worst_s = max(self.worst_s, time.monotonic() - began)
 
-    async def _keep_sending(self):
+    async def _keep_sending(self, several=1):
         while not self._is_over:
-            await self.send()
+            await self.send(several)
 
     @contextlib.asynccontextmanager
-    async def running(self, tasks):
+    async def running(self, tasks, *, lists=0, several=4):
+        """Have so many tasks send to one job at a time, and so many to several in one call, which may not fail."""
         async with asyncio.TaskGroup() as group:
             for _ in range(tasks):
                 group.create_task(self._keep_sending())
+            for _ in range(lists):
+                group.create_task(self._keep_sending(several))
             try:
                 yield
             finally:
@@ -90,8 +80,8 @@ class Load:
             was_there = (sent.job_id, sent.signal_id) in committed
             assert (receipt.outcome == "duplicate") == was_there
         after = await self._delivered(ledger)
-        numbers = Counter(payload["number"] for payload in after.values())
-        assert {sent.payload["number"] for sent in self.unknown} <= numbers.keys()
+        numbers = Counter((job_id, payload["number"]) for (job_id, _), payload in after.items())
+        assert {(sent.job_id, sent.payload["number"]) for sent in self.unknown} <= numbers.keys()
         figures = Figures(
             acknowledged=len(self.acknowledged),
             lost=sum(after.get((sent.job_id, sent.signal_id)) != sent.payload for sent in self.acknowledged),

@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from signal_ledger import DeliveryUnknown, attach, open_ledger
 from signal_ledger.ports import StoreUnavailableError
+from signal_ledger_adapters.postgres.scratch import scratch_cluster
 from tests.eventually import eventually
 from tests.postgres.conftest import install
 from tests.postgres.engine.conftest import Node, an_oban, query
@@ -19,6 +20,8 @@ from tests.postgres.engine.workers import APPROVED, SEEN, Approval
 from tests.postgres.faults.load import Load
 from tests.postgres.faults.server import connections, terminate
 from tests.postgres.faults.workers import collectors, have_consumed_all
+from tests.postgres.version import wanted_version
+from tests.requirements import require_program
 
 
 def name_of(url):
@@ -151,6 +154,55 @@ async def test_d1_workers_that_get_no_connection_wait_and_go_on(ledger_url, reco
     query(ledger_url, "DROP OWNED BY limited; DROP ROLE limited")
 
 
+async def test_d1_while_others_have_all_connections_of_the_server_everybody_waits_and_goes_on(record_property):
+    """Each that becomes free they take at once; so do those that were ended of a node and of who signals."""
+    with scratch_cluster(wanted_version(), durable=False, settings={"max_connections": "25"}) as small:
+        superuser = small.create_database("small")
+        await install(superuser, testing=True)
+        url = as_role(superuser, "limited")
+        grant(superuser)
+        async with an_oban(url) as oban, attach(oban) as engine, open_ledger(url) as ledger:
+            node = Node(superuser, oban, engine)
+            jobs = await collectors(node, 4)
+            load = Load(ledger, [job.id for job in jobs], timeout=0.5)
+            async with load.running(4):
+                await eventually(load.has_sent(50))
+                with contextlib.ExitStack() as taken:
+                    # What is left, and then what the library had, of whom all connections are ended.
+                    own = "usename = 'limited' AND application_name <> 'others'"
+                    ended = 0
+                    while ended == 0 or connections_of_library(superuser, own) > 0:
+                        take_all(taken, url)
+                        ended += terminate(superuser, own)
+                        take_all(taken, url)
+                    unknown = len(load.unknown)
+                    with pytest.raises(DeliveryUnknown) as told:
+                        await ledger.signal(jobs[0], "x", channel="other", timeout=0.5)
+                    assert "TooManyConnectionsError" in str(told.value.__cause__)
+                    with pytest.raises(StoreUnavailableError, match="TooManyConnectionsError"):
+                        await ledger.history(jobs[0])
+                    await eventually(lambda: len(load.unknown) >= unknown + 8)
+                await eventually(load.has_sent(50))
+            figures = await load.figures(ledger, record_property)
+            record_property("ended", ended)
+            assert figures.unknown >= 8
+            await have_consumed_all(node, jobs)
+        async with open_ledger(superuser) as ledger:
+            assert (await ledger.verify()).ok
+
+
+def connections_of_library(url, condition):
+    [[count]] = query(url, f"SELECT count(*) FROM pg_stat_activity WHERE {condition}")
+    return count
+
+
+def take_all(taken, url):
+    """Connect until the server refuses."""
+    with contextlib.suppress(psycopg.OperationalError):
+        while True:
+            taken.enter_context(psycopg.connect(f"{url}&application_name=others"))
+
+
 async def test_a_pool_of_one_is_enough(ledger_url, record_property):
     """Oban's own; with more jobs than that, live waits and acknowledgements all go through it."""
     async with (
@@ -197,6 +249,7 @@ async def test_d1_a_server_that_comes_back_read_only_is_waited_for(cluster, it, 
 def small_disk(folder):
     owner = folder.parent.stat()
     folder.mkdir()
+    require_program("mount", "mount")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], check=False, capture_output=True, text=True
     )

@@ -1,16 +1,22 @@
 """Upgrades while the system runs: it goes on under a migration, and old processes leave to new ones what is theirs."""
 
 import asyncio
+import contextlib
+import json
+import pickle
+from collections import Counter
 
 import psycopg
 import pytest
 
-from signal_ledger import SchemaError, migrate, open_ledger
+from signal_ledger import SchemaError, attach, migrate, open_ledger
 from signal_ledger.upcast import NewerEventError
 from tests.eventually import eventually
-from tests.postgres.engine.conftest import query
+from tests.postgres.engine.conftest import Node, an_oban, query
 from tests.postgres.engine.workers import APPROVED, SEEN, Approval, Quick
 from tests.postgres.faults.load import Load
+from tests.postgres.faults.next_release import NextRelease, a_process
+from tests.postgres.faults.server import crash
 from tests.postgres.faults.workers import collectors, have_consumed_all
 
 OTHER_RELEASE = "UPDATE signal_ledger.settings SET functions = 'of another release'"
@@ -128,3 +134,96 @@ async def test_old_processes_that_run_go_on_under_a_newer_schema_and_none_is_sta
         await it.until(job, "completed")
     finally:
         query(it.url, "UPDATE signal_ledger.settings SET version = 1")
+
+
+def note_executions(url):
+    """Have the database note each execution, and the node that it is on."""
+    query(url, "CREATE TABLE executions (node text)")
+    query(
+        url,
+        "CREATE FUNCTION note_execution() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "INSERT INTO public.executions VALUES (NEW.attempted_by[1]); RETURN NULL; END $$",
+    )
+    query(
+        url,
+        "CREATE TRIGGER note_execution AFTER UPDATE OF state ON oban_jobs FOR EACH ROW "
+        "WHEN (NEW.state = 'executing') EXECUTE FUNCTION note_execution()",
+    )
+
+
+async def plays(node):
+    """Some jobs fall asleep on some node, are signalled, and end on some other."""
+    jobs = await node.engine.enqueue_many(Approval.new({"window": 0}) for _ in range(6))
+    job_ids = [job.id for job in jobs]
+
+    def are(condition):
+        [[count]] = node.sql(f"SELECT count(*) FROM oban_jobs WHERE id = ANY (%s) AND {condition}", job_ids)
+        return count == len(jobs)
+
+    # Not by their histories: those are for the next release to read.
+    await eventually(lambda: are("state = 'scheduled' AND meta ? 'wait_until'"))
+    await node.engine.signal(jobs, APPROVED)
+    await eventually(lambda: are("state = 'completed'"))
+
+
+def ran_on(url):
+    """How many executions there were on each node."""
+    return Counter(dict(query(url, "SELECT node, count(*) FROM executions GROUP BY node")))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("crashes", ["before the migration", "before and after it"])
+async def test_l8_d1_a_server_restarts_under_the_next_release_while_old_workers_run_and_nothing_is_lost(
+    cluster, ledger_url, tmp_path, crashes, record_property
+):
+    """Old processes stay: they signal and work as before, and no job of theirs fails; new ones work beside them."""
+    release = NextRelease(tmp_path / "next")
+    note_executions(ledger_url)
+    async with contextlib.AsyncExitStack() as stack:
+        oban = await stack.enter_async_context(an_oban(ledger_url, {}))
+        node = Node(ledger_url, oban, await stack.enter_async_context(attach(oban)))
+        ledger = await stack.enter_async_context(open_ledger(ledger_url))
+        old = await stack.enter_async_context(a_process("working", ledger_url, "old"))
+        assert old.said == "schema version 1"
+        jobs = await collectors(node)
+        load = Load(ledger, [job.id for job in jobs], timeout=30)
+        async with load.running(2):
+            await eventually(load.has_sent(100))
+            await asyncio.to_thread(crash, cluster)
+            async with release.running("migrating", ledger_url) as migrating:
+                assert migrating.said == "2"
+            if crashes != "before the migration":
+                await eventually(load.has_sent(50))
+                await asyncio.to_thread(crash, cluster)
+            new = await stack.enter_async_context(release.running("working", ledger_url, "new"))
+            assert new.said == "schema version 2"
+            with pytest.raises(SchemaError, match="has version 2, this library knows 1; upgrade the library"):
+                async with open_ledger(ledger_url):
+                    pass
+            before = ran_on(ledger_url)
+            while not {"old", "new"} <= (ran_on(ledger_url) - before).keys():
+                await plays(node)
+            await eventually(load.has_sent(200))
+        told = tmp_path / "told"
+        told.write_bytes(
+            pickle.dumps(
+                {
+                    "job_ids": [job.id for job in jobs],
+                    "acknowledged": load.acknowledged,
+                    "unknown": load.unknown,
+                    "worst_s": load.worst_s,
+                }
+            )
+        )
+        async with release.running("accounting", ledger_url, told) as accounting:
+            figures = json.loads(accounting.said)
+        versions = query(ledger_url, "SELECT schema_version, count(*) FROM signal_ledger.events GROUP BY 1 ORDER BY 1")
+        ran = ran_on(ledger_url) - before
+    assert [version for version, _ in versions] == [1, 2]
+    assert query(ledger_url, "SELECT DISTINCT state::text, errors FROM oban_jobs") == [("completed", [])]
+    assert (figures["lost"], figures["doubled"], figures["unknown"]) == (0, 0, 0)
+    assert figures["acknowledged"] == len(load.acknowledged)
+    for name, value in figures.items():
+        record_property(name, value)
+    record_property("events of version 1, 2", [count for _, count in versions])
+    record_property("executions after it on old, new", [ran["old"], ran["new"]])
