@@ -15,6 +15,7 @@ from benchmarks.options import Options
 SECTIONS = {
     "deliver": ("SQLite: deliver to jobs that do not wait yet", "benchmarks.deliver:deliver"),
     "wake": ("SQLite: from signal to payload, one process", "benchmarks.wake:wake"),
+    "lite": ("The embedded engine", "benchmarks.lite_engine:lite_engine"),
     "codec": ("Payloads", "benchmarks.payloads:payloads"),
     "postgres": ("PostgreSQL: deliver", "benchmarks.postgres:postgres"),
     "log": ("PostgreSQL: deliver, by the length of the log", "benchmarks.log_size:log_size"),

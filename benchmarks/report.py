@@ -34,7 +34,7 @@ def main() -> None:
 
 def page(sections: dict[str, Section]) -> str:
     """Return the page as Markdown."""
-    parts = [_HEAD]
+    parts = [_HEAD, _side_by_side(sections)]
     for name, section in sections.items():
         parts.append(f"## {section.title}\n\n{_about(name, section)}\n")
         if name in _PLOTS:
@@ -42,6 +42,60 @@ def page(sections: dict[str, Section]) -> str:
             parts.append(f"![{text}](../_static/{file})\n")
         parts.append(_table(section))
     return "\n".join(parts)
+
+
+# What is shown of each engine, by section and name.
+_SIDES = {
+    "a lone signal, to a job that does not wait yet": (
+        ("deliver", "signal(), 1 task"),
+        ("postgres", "signal(), not waiting, 1 task"),
+    ),
+    "8 tasks signal jobs that do not wait yet": (
+        ("deliver", "signal(), 8 tasks"),
+        ("postgres", "signal(), not waiting, 8 tasks"),
+    ),
+    "32 tasks signal jobs that do not wait yet": (
+        ("deliver", "signal(), 32 tasks"),
+        ("postgres", "signal(), not waiting, 32 tasks"),
+    ),
+    "from `signal` to the payload in a live wait": (
+        ("wake", "signal to payload, live"),
+        ("oban", "signal to payload, live"),
+    ),
+    "from `signal` to the payload in a snoozed job": (
+        ("wake", "signal to payload, snoozed"),
+        ("oban", "signal to payload, snoozed"),
+    ),
+    "2,000 parked jobs, signalled and completed": (
+        ("lite", "2,000 parked jobs, signalled and completed"),
+        ("oban", "2,000 parked jobs, signalled and completed"),
+    ),
+    "replaying a stream": (
+        ("peers", "signal-ledger: replayed, SQLite"),
+        ("peers", "signal-ledger: replayed, PostgreSQL"),
+    ),
+}
+
+
+def _side_by_side(sections: dict[str, Section]) -> str:
+    """Put the two engines beside each other: the figures, and their ratios to their own yardsticks."""
+    lines = ["| what | the embedded engine, SQLite | Oban, PostgreSQL |", "| --- | --- | --- |"]
+    for what, sides in _SIDES.items():
+        lite, postgres = (_cell(sections, section, name) for section, name in sides)
+        lines.append(f"| {what} | {lite} | {postgres} |")
+    table = "\n".join(lines)
+    return f"## Side by side\n\n{table}\n"
+
+
+def _cell(sections: dict[str, Section], section: str, name: str) -> str:
+    """Write a figure and its ratio, or nothing where it was not measured."""
+    figures = sections[section].figures if section in sections else []
+    for figure in figures:
+        if figure["name"] == name:
+            ratio = figure["ratio"]
+            beside = "" if ratio is None else f", {float(str(ratio)):.2f} of {figure['yardstick']}"
+            return f"{number(float(str(figure['value'])))} {figure['unit']}{beside}"
+    return ""
 
 
 def _about(name: str, section: Section) -> str:

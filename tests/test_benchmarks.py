@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report, results
+from benchmarks import lite_engine, report, results
 from benchmarks.figures import Figure, table
+from benchmarks.options import Options
 from benchmarks.usage import Usage, resident_bytes
+from signal_ledger import lite, open_ledger
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +31,23 @@ def test_a_section_runs_and_writes_its_figures(tmp_path, section):
     assert figures
     assert all(figure["rounds"][0] > 0 for figure in figures)
     assert all(figure["name"] in said for figure in figures)
+
+
+async def test_the_embedded_engine_is_measured_as_a_whole(tmp_path, monkeypatch):
+    small = {"MANY": 20, "PARKED": (1, 20), "SIGNALS": 20}
+    for name, value in small.items():
+        monkeypatch.setattr(lite_engine, name, value)
+    options = Options(folder=tmp_path, rounds=1, seconds=0.02, events=(0, 40))
+    figures = await lite_engine.lite_engine(options)
+    assert all(figure.value > 0 for figure in figures)
+
+
+async def test_the_long_log_of_the_embedded_engine_is_a_sound_one(tmp_path):
+    path = tmp_path / "log.db"
+    async with lite(f"sqlite:///{path}", queues={}):
+        lite_engine.load_history(path, 40)
+    async with open_ledger(f"sqlite:///{path}", read_only=True) as ledger:
+        assert str(await ledger.verify()) == "verify: ok (40 events, 10 streams)"
 
 
 def test_a_run_leaves_the_results_of_other_sections_in_the_file(tmp_path):
@@ -54,7 +73,8 @@ def test_the_page_says_which_aims_are_met():
     section = results.Section(
         title="Title", options={}, versions={"machine": "here"}, figures=[figure.as_json() for figure in figures]
     )
-    rows = [line.split(" | ") for line in report.page({"postgres": section}).splitlines() if line.startswith("| ")]
+    _, _, page = report.page({"postgres": section}).partition("## Title")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
     assert [row[-1].removesuffix(" |") for row in rows[2:]] == [
         "at least 0.5: met",
         "at least 0.5: not met",
