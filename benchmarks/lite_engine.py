@@ -17,7 +17,8 @@ from benchmarks.load import measure
 from benchmarks.options import Options
 from benchmarks.usage import resident_bytes
 from signal_ledger import await_signal, codec, lite
-from signal_ledger.events import Cause, Closed, Consumed, Delivered, DeliveryOutcome, Event, Kind, Snoozed
+from signal_ledger.causes import Cause
+from signal_ledger.events import Closed, Consumed, Delivered, DeliveryOutcome, Event, Kind, Snoozed
 from signal_ledger.evolve import fold
 from signal_ledger.names import Execution, JobId, SignalId
 from signal_ledger.recorded import RecordedEvent, from_stored

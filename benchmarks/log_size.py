@@ -48,7 +48,8 @@ _LOAD = (
     CROSS JOIN LATERAL (SELECT (ROW(
         NULL, NULL, job.id, event.version, 1, event.kind, 1, its.began + event.version * interval '1 second',
         event.execution, event.attempt, event.channel, event.ordinal, event.signal_id, event.delivery_version, NULL,
-        NULL, NULL, event.cause, event.outcome, event.payload, encode(sha256(event.payload), 'hex'), NULL
+        NULL, NULL, event.cause, event.outcome, event.payload, encode(sha256(event.payload), 'hex'), NULL, NULL,
+        NULL
     )::signal_ledger.events).*) AS e
     ORDER BY job.id, event.version""",
     # What signal_ledger.fold makes of such a stream; a test has `verify` compare them.

@@ -5,7 +5,20 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 from signal_ledger import PayloadError
-from signal_ledger.events import Awaited, Closed, Consumed, Delivered, Event, Kind, Snoozed, TimedOut
+from signal_ledger.events import (
+    Awaited,
+    Cascaded,
+    Closed,
+    Consumed,
+    Delivered,
+    Event,
+    Kind,
+    Planned,
+    Released,
+    Skipped,
+    Snoozed,
+    TimedOut,
+)
 from signal_ledger.names import public_channel
 from signal_ledger.recorded import RecordedEvent
 
@@ -17,6 +30,10 @@ _COLOURS = {
     Kind.CONSUMED: "32",
     Kind.TIMED_OUT: "31",
     Kind.CLOSED: "2",
+    Kind.PLANNED: "35",
+    Kind.RELEASED: "35",
+    Kind.SKIPPED: "35",
+    Kind.CASCADED: "35",
 }
 _KIND_WIDTH = max(map(len, Kind))
 
@@ -61,6 +78,23 @@ def _told(event: Event, numbers: Mapping[int, int]) -> str:
             return f"{_wait(event, numbers)} got no signal by {_clock_time(event.deadline_at)}"
         case Closed():
             return f"{event.cause.value} by execution {numbers[event.execution]}, attempt {event.attempt}"
+        case Planned() | Released() | Skipped() | Cascaded():
+            return _step(event)
+        case _:
+            assert_never(event)
+
+
+def _step(event: Planned | Released | Skipped | Cascaded) -> str:
+    match event:
+        case Planned(plan=plan):
+            held = f", after {', '.join(plan.deps)}" if plan.deps else ""
+            return f"step {plan.name} of workflow {plan.workflow_name or plan.workflow_id}{held}"
+        case Released():
+            return f"may run, since {event.dep} has ended"
+        case Skipped():
+            return f"ignores that {event.dep} was {event.cause.value}"
+        case Cascaded():
+            return f"cancelled, since {event.dep} was {event.cause.value}"
         case _:
             assert_never(event)
 

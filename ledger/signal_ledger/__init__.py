@@ -1,7 +1,7 @@
 """Background jobs that wait for signals, durably, on a log that can be audited.
 
 Inside a job, `await_signal` pauses it; from anywhere, `signal` resumes it. `lite` runs jobs on one SQLite file;
-`open_ledger` answers who waits, what happened, and whether the log is whole.
+`open_ledger` answers who waits, what happened, and whether the log is whole. `Workflow` lets jobs depend on others.
 
 This module is a façade: names are loaded when they are first used, so that importing it costs next to nothing.
 """
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from signal_ledger.wait_state import WaitState as WaitState
     from signal_ledger.waiting import await_signal as await_signal
     from signal_ledger.waiting import signal as signal
+    from signal_ledger.workflow_status import WorkflowStatus as WorkflowStatus
     from signal_ledger_adapters.lite.engine import LiteEngine as LiteEngine
     from signal_ledger_adapters.oban.engine import ObanEngine as ObanEngine
+    from signal_ledger_adapters.workflow import WaitingStep as WaitingStep
+    from signal_ledger_adapters.workflow import Workflow as Workflow
 
 __all__ = [
     "DeliveryUnknown",
@@ -56,6 +59,9 @@ __all__ = [
     "StoredSignal",
     "WaitState",
     "WaitingJob",
+    "WaitingStep",
+    "Workflow",
+    "WorkflowStatus",
     "attach",
     "await_signal",
     "codec",
@@ -85,6 +91,9 @@ _HOMES = {
     "StoredSignal": "signal_ledger.outbox",
     "WaitState": "signal_ledger.wait_state",
     "WaitingJob": "signal_ledger.ports",
+    "WaitingStep": "signal_ledger_adapters.workflow",
+    "Workflow": "signal_ledger_adapters.workflow",
+    "WorkflowStatus": "signal_ledger.workflow_status",
     "await_signal": "signal_ledger.waiting",
     "signal": "signal_ledger.waiting",
 }

@@ -93,6 +93,22 @@ def to_optional_text(name: str, value: object) -> str | None:
     return None if value is None else _text(name, value)
 
 
+def to_name(name: str, value: object) -> str:
+    """Check a name: 1 to 255 bytes of text. Raises as `to_optional_text` does."""
+    return _text(name, value, expected="a str")
+
+
+def to_bool(name: str, value: object) -> bool:
+    """Check an option.
+
+    Raises:
+        TypeError: It is no bool.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+    return value
+
+
 def to_targets(target: object) -> tuple[list[JobId], bool]:
     """Check the target of a signal.
 
@@ -137,12 +153,12 @@ def _job_id(value: object) -> JobId:
     return JobId(job_id)
 
 
-def _text(name: str, value: object) -> str:
+def _text(name: str, value: object, *, expected: str = "a str or None") -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected a str or None, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
     text = str.__str__(value)
     if not text:
-        raise ValueError(f"{name}: expected 1 to {TEXT_BYTES_MAX} bytes of text, or None, got an empty str")
+        raise ValueError(f"{name}: expected {expected} of 1 to {TEXT_BYTES_MAX} bytes, got an empty str")
     try:
         size = len(text.encode())
     except UnicodeEncodeError:

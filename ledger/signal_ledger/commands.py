@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from signal_ledger.causes import Cause
 from signal_ledger.constructors import constructor
-from signal_ledger.events import Cause
 from signal_ledger.names import Execution, JobId, SignalId
 
 

@@ -1,18 +1,30 @@
-"""The engines that are open in this process, so that `signal` finds the one to use."""
+"""The engines that are open in this process, so that `signal` and workflows find the one to use."""
 
 import os
 from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
 
 from signal_ledger.delivery import CanSignal
+from signal_ledger.ledger import Ledger
 
 
 class Engine(CanSignal):
-    """What `signal` needs of an engine."""
+    """What signals and workflows need of an engine."""
 
     @property
     @abstractmethod
     def name(self) -> str:
         """The name it is registered under."""
+
+    @property
+    @abstractmethod
+    def ledger(self) -> Ledger:
+        """The log and its questions."""
+
+    @abstractmethod
+    async def cancel_many_jobs(self, jobs: Iterable[Any]) -> int:
+        """Cancel jobs, or the jobs of ids, and return how many had not ended yet."""
 
 
 _open: list[Engine] = []

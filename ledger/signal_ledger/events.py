@@ -1,4 +1,4 @@
-"""The events of the log: six kinds, immutable, each a fact in the past tense.
+"""The events of the log: ten kinds, immutable, each a fact in the past tense.
 
 They are all that the fold and the decisions need (promise L2). Where they come from is told in `decide`, what they add
 up to in `evolve`.
@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from signal_ledger.causes import Cause
 from signal_ledger.constructors import constructor
 from signal_ledger.names import Execution, SignalId
+from signal_ledger.plan import Plan
 
 
 class DeliveryOutcome(StrEnum):
@@ -21,15 +23,6 @@ class DeliveryOutcome(StrEnum):
     """A job that waits in its live window was told."""
     BUFFERED = "buffered"
     """Kept until the job asks for it."""
-
-
-class Cause(StrEnum):
-    """Why a run ended (promise W10)."""
-
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-    DISCARDED = "discarded"
-    DELETED = "deleted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +144,63 @@ class Closed:
     cause: Cause
 
 
-type Event = Awaited | Snoozed | Delivered | Consumed | TimedOut | Closed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """The job is a step of a workflow. The first event of each of its runs.
+
+    Args:
+        run: The job's run.
+        plan: The step.
+    """
+
+    run: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """The last dep that a step was held for has ended; the job may run.
+
+    Args:
+        run: As in `Planned`.
+        dep: The dep that ended last.
+    """
+
+    run: int
+    dep: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A dep ended without being completed, and the step ignores that.
+
+    Args:
+        run: As in `Planned`.
+        dep: The dep.
+        cause: How it ended.
+    """
+
+    run: int
+    dep: str
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascaded:
+    """A dep ended without being completed, and so the step, which was held for it, was cancelled.
+
+    Args:
+        run: As in `Planned`.
+        dep: The dep.
+        cause: How it ended.
+    """
+
+    run: int
+    dep: str
+    cause: Cause
+
+
+type Event = Awaited | Snoozed | Delivered | Consumed | TimedOut | Closed | Planned | Released | Skipped | Cascaded
 
 
 class Kind(StrEnum):
@@ -163,6 +212,10 @@ class Kind(StrEnum):
     CONSUMED = "consumed"
     TIMED_OUT = "timed_out"
     CLOSED = "closed"
+    PLANNED = "planned"
+    RELEASED = "released"
+    SKIPPED = "skipped"
+    CASCADED = "cascaded"
 
 
 KIND_OF: dict[type[Event], Kind] = {
@@ -172,4 +225,8 @@ KIND_OF: dict[type[Event], Kind] = {
     Consumed: Kind.CONSUMED,
     TimedOut: Kind.TIMED_OUT,
     Closed: Kind.CLOSED,
+    Planned: Kind.PLANNED,
+    Released: Kind.RELEASED,
+    Skipped: Kind.SKIPPED,
+    Cascaded: Kind.CASCADED,
 }

@@ -5,7 +5,20 @@ from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
-from signal_ledger.events import Awaited, Closed, Consumed, Delivered, DeliveryOutcome, Event, Snoozed, TimedOut
+from signal_ledger.events import (
+    Awaited,
+    Cascaded,
+    Closed,
+    Consumed,
+    Delivered,
+    DeliveryOutcome,
+    Event,
+    Planned,
+    Released,
+    Skipped,
+    Snoozed,
+    TimedOut,
+)
 from signal_ledger.names import JobId
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.wait_state import Inbox, OpenWait, Status, WaitState, new_inbox, new_wait_state
@@ -46,6 +59,9 @@ def evolve(state: WaitState, event: Event, *, version: int, recorded_at: datetim
             return _consumed(state, event, version, recorded_at)
         case TimedOut():
             return _ended(state, event.channel, version, recorded_at)
+        case Planned() | Released() | Skipped() | Cascaded():
+            # They tell of the job's place in its workflow, not of its waits.
+            return replace(state, version=version, recorded_at=recorded_at)
         case Closed():
             return WaitState(
                 job_id=state.job_id, run=event.run, version=version, recorded_at=recorded_at, status=Status.CLOSED

@@ -1,10 +1,10 @@
 """The ledger: signals from a process without an engine, and the questions of operators and auditors."""
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from signal_ledger.arguments import to_channel, to_job_id, to_optional_text
+from signal_ledger.arguments import to_channel, to_job_id, to_name, to_optional_text
 from signal_ledger.delivery import CanSignal, HasId, Sender
 from signal_ledger.events import Kind
 from signal_ledger.evolve import fold
@@ -13,6 +13,7 @@ from signal_ledger.names import DEFAULT_CHANNEL
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, LedgerStore, WaitingJob
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.steps import SeenStep, steps_to_retry
 from signal_ledger.verify import Report, verify
 from signal_ledger.wait_state import WaitState
 
@@ -97,6 +98,38 @@ class Ledger(CanSignal):
             after=after,
         )
 
+    async def waits_of(self, job_ids: Sequence[int]) -> list[WaitingJob]:
+        """Return which of these jobs wait, since when and until when; the longest-waiting first.
+
+        Args:
+            job_ids: The jobs.
+        """
+        wanted = [to_job_id(job_id) for job_id in job_ids]
+        return await self._store.waits_of(wanted) if wanted else []
+
+    async def steps(self, workflow_id: str) -> list[SeenStep]:
+        """Return the steps of a workflow with what their jobs do now, in the order of their jobs.
+
+        Args:
+            workflow_id: The workflow; none is returned if there is no such one.
+        """
+        return await self._store.steps(to_name("workflow_id", workflow_id))
+
+    async def retry_steps(self, workflow_id: str) -> int:
+        """Take up the failed steps of a workflow again; see `Workflow.retry`. Return how many.
+
+        Raises:
+            LookupError: There is no such workflow.
+            RuntimeError: The ledger was opened read-only.
+        """
+        if self._sender is None:
+            raise RuntimeError("retry_steps: expected a ledger that can be written, this one was opened read-only")
+        seen = await self.steps(workflow_id)
+        if not seen:
+            raise LookupError(f"workflow: expected the id of one that was enqueued, found none with {workflow_id!r}")
+        names = steps_to_retry(seen)
+        return await self._store.retry_steps(workflow_id, names) if names else 0
+
     async def outbox(self, *, limit: int = 100, after: str | None = None) -> list[StoredSignal]:
         """Return the signals that were stored with ``conn=`` and are not relayed, or were refused at relay.
 
@@ -174,7 +207,7 @@ class Ledger(CanSignal):
             return await verify(snapshot)
 
     async def rebuild(self) -> int:
-        """Fold every stream anew and store the results, while the system runs.
+        """Fold every stream, and every workflow, anew and store the results, while the system runs.
 
         Returns:
             How many streams there are.

@@ -4,27 +4,32 @@ It keeps nothing when the process ends. The other stores are compared to it, and
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from signal_ledger.causes import Cause
 from signal_ledger.commands import Command, Deliver, Take
 from signal_ledger.cursors import cursor_place, cursor_position, cursor_wait, place_cursor, position_cursor, wait_cursor
 from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
+from signal_ledger.embedded.flow import RetrySteps
 from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
-from signal_ledger.embedded.operations import AddNode
+from signal_ledger.embedded.operations import AddNode, SeeSteps
 from signal_ledger.embedded.unit import EmbeddedUnit
+from signal_ledger.events import Closed, Planned
 from signal_ledger.evolve import fold
 from signal_ledger.facts import Facts, look_up
 from signal_ledger.jobs import JobState, JobView
 from signal_ledger.names import JobId, public_channel
 from signal_ledger.operations import DeliverCall, TakeCall
 from signal_ledger.outbox import StoredSignal
-from signal_ledger.ports import EventFilter, WaitingJob, to_waiting_job
+from signal_ledger.ports import EventFilter, StoredStep, WaitingJob, to_waiting_job
 from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.steps import SeenStep, Step, see
 from signal_ledger.stored import StoredEvent
+from signal_ledger.story import fold_workflow
 from signal_ledger.unit import Operation
 from signal_ledger.wait_state import Status, WaitState
 
@@ -40,6 +45,8 @@ class _Tables:
     jobs: dict[JobId, JobRow] = field(default_factory=dict)
     repairs: dict[JobId, str] = field(default_factory=dict)
     outbox: dict[int, tuple[StoredSignal, Deliver]] = field(default_factory=dict)
+    steps: dict[tuple[str, str], Step] = field(default_factory=dict)
+    edges: dict[tuple[str, str, str], Cause | None] = field(default_factory=dict)
     last_id: int = 0
     last_node: int = 0
     last_place: int = 0
@@ -123,6 +130,9 @@ class MemoryUnit:
     def job(self, job_id: JobId) -> JobRow | None:
         return self._tables.jobs.get(job_id)
 
+    def preload(self, job_ids: Sequence[JobId], *, rows: bool = False) -> None:
+        """Nothing needs to be read."""
+
     def save(self, row: JobRow) -> None:
         self._tables.jobs[row.id] = row
 
@@ -155,6 +165,50 @@ class MemoryUnit:
     def finished_before(self, instant: datetime, limit: int) -> list[JobId]:
         finished = [row.id for row in self._tables.jobs.values() if row.ended_at is not None and row.ended_at < instant]
         return sorted(finished)[:limit]
+
+    # The steps
+
+    def step_of(self, job_id: JobId) -> Step | None:
+        return next((step for step in self._tables.steps.values() if step.job_id == job_id), None)
+
+    def steps_named(self, workflow_id: str, names: Sequence[str]) -> list[Step]:
+        steps = [self._tables.steps.get((workflow_id, name)) for name in names]
+        return [step for step in steps if step is not None]
+
+    def add_step(self, step: Step, deps: Sequence[str]) -> None:
+        self.save_step(step)
+        plan = step.plan
+        self._tables.edges.update({(plan.workflow_id, dep, plan.name): None for dep in deps})
+
+    def save_step(self, step: Step) -> None:
+        self._tables.steps[step.plan.workflow_id, step.plan.name] = step
+
+    def end_edges(self, workflow_id: str, dep: str, cause: Cause) -> list[str]:
+        found = [
+            edge for edge, ended_as in self._tables.edges.items() if edge[:2] == (workflow_id, dep) and ended_as is None
+        ]
+        self._tables.edges.update(dict.fromkeys(found, cause))
+        return [name for _, _, name in found]
+
+    def reopen_edges(self, workflow_id: str, names: Sequence[str]) -> None:
+        edges = self._tables.edges
+        edges.update({edge: None for edge in edges if edge[0] == workflow_id and {edge[1], edge[2]} <= set(names)})
+
+    def edges_to(self, workflow_id: str, names: Sequence[str]) -> Mapping[str, Mapping[str, Cause | None]]:
+        found: dict[str, dict[str, Cause | None]] = {}
+        for (of_workflow, dep, name), ended_as in self._tables.edges.items():
+            if of_workflow == workflow_id and name in names:
+                found.setdefault(name, {})[dep] = ended_as
+        return found
+
+    def seen_steps(self, workflow_id: str) -> list[SeenStep]:
+        steps = [step for step in self._tables.steps.values() if step.plan.workflow_id == workflow_id]
+        edges = self.edges_to(workflow_id, [step.plan.name for step in steps])
+        jobs = {step.job_id: self.job(step.job_id) for step in steps}
+        return [
+            see(step, None if (row := jobs[step.job_id]) is None else row.state.value, edges.get(step.plan.name, {}))
+            for step in sorted(steps, key=lambda step: step.job_id)
+        ]
 
     def has_stored(self) -> bool:
         return bool(self.stored(1, 1))
@@ -266,6 +320,10 @@ class MemoryStore:
                 rows.append(to_waiting_job(state, wait, wait_cursor(wait.since, state.job_id)))
         return sorted(rows, key=lambda row: (row.since, row.job_id))[:limit]
 
+    async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
+        waiting = await self.waiting(channel=None, deadline_before=None, limit=len(self._tables.states), after=None)
+        return [row for row in waiting if row.job_id in job_ids]
+
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         start = 0 if wanted.after is None else cursor_position(wanted.after)
         return [recorded for recorded in self._tables.events[start:] if wanted.matches(recorded)][:limit]
@@ -273,6 +331,12 @@ class MemoryStore:
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         behind = 0 if after is None else cursor_place(after)
         return [signal for place, (signal, _) in self._tables.outbox.items() if place > behind][:limit]
+
+    async def steps(self, workflow_id: str) -> list[SeenStep]:
+        return await self.read(SeeSteps(workflow_id=workflow_id))
+
+    async def retry_steps(self, workflow_id: str, names: Sequence[str]) -> int:
+        return await self.transact(RetrySteps(workflow_id=workflow_id, names=tuple(names)))
 
     async def end(self) -> str | None:
         return self._tables.events[-1].cursor if self._tables.events else None
@@ -292,7 +356,22 @@ class MemoryStore:
     async def rebuild(self) -> int:
         streams = {job_id: stream for job_id, stream in self._tables.streams.items() if stream}
         self._tables.states = {job_id: fold(job_id, stream) for job_id, stream in streams.items()}
+        self._rebuild_steps()
         return len(streams)
+
+    def _rebuild_steps(self) -> None:
+        workflows: defaultdict[str, list[RecordedEvent]] = defaultdict(list)
+        workflow_of: dict[JobId, str] = {}
+        for recorded in self._tables.events:
+            if isinstance(recorded.event, Planned):
+                workflow_of[recorded.job_id] = recorded.event.plan.workflow_id
+            if recorded.job_id in workflow_of and isinstance(recorded.event, Planned | Closed):
+                workflows[workflow_of[recorded.job_id]].append(recorded)
+        self._tables.steps, self._tables.edges = {}, {}
+        for workflow_id, events in workflows.items():
+            story = fold_workflow(events)
+            self._tables.steps.update({(workflow_id, step.plan.name): step for step in story.steps})
+            self._tables.edges.update({(workflow_id, *edge): ended_as for edge, ended_as in story.edges.items()})
 
     async def close(self) -> None:
         return
@@ -326,6 +405,11 @@ class MemorySnapshot:
     async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
         for job_id in sorted(self._tables.states):
             yield job_id, self._tables.states[job_id]
+
+    async def steps(self) -> AsyncIterator[StoredStep]:
+        held = Counter((edge[0], edge[2]) for edge, ended_as in self._tables.edges.items() if ended_as is None)
+        for key, step in sorted(self._tables.steps.items(), key=lambda item: item[1].job_id):
+            yield StoredStep(job_id=step.job_id, step=step, open_edges=held[key])
 
     async def repairs(self) -> list[JobId]:
         return sorted(self._tables.repairs)

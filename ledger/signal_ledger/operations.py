@@ -1,10 +1,11 @@
 """What the ledger does in a transaction: deliver, take, and the snooze and close that go with a job's own changes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import ClassVar, assert_never
 
+from signal_ledger.causes import Cause
 from signal_ledger.commands import Close, Deliver, Snooze, Take
 from signal_ledger.constructors import constructor
 from signal_ledger.decide import decide
@@ -19,7 +20,7 @@ from signal_ledger.decisions import (
     TakeReply,
 )
 from signal_ledger.errors import KeyConflict
-from signal_ledger.events import Cause, DeliveryOutcome, Event
+from signal_ledger.events import DeliveryOutcome, Event
 from signal_ledger.evolve import evolve
 from signal_ledger.facts import NO_FACTS
 from signal_ledger.names import JobId
@@ -121,6 +122,21 @@ def close(unit: LedgerUnit, job_id: JobId, cause: Cause) -> None:
     now = _stream_time(unit, state)
     accepted = decide(state, unit.view(job_id), Close(job_id=job_id, cause=cause), NO_FACTS, now)
     _record(unit, state, accepted.events, now)
+
+
+def append(unit: LedgerUnit, job_id: JobId, event: Callable[[int], Event]) -> None:
+    """Append an event that no decision stands behind, but another job's end, say.
+
+    Args:
+        unit: The transaction.
+        job_id: The stream.
+        event: Makes the event for the run that it belongs to.
+
+    Raises:
+        NewerEventError: A newer version of this library has written to the stream.
+    """
+    state = unit.state(job_id)
+    _record(unit, state, [event(state.open_run)], _stream_time(unit, state))
 
 
 def _decide_delivery(unit: LedgerUnit, delivery: Deliver) -> tuple[WaitState, Accepted[DeliverReply], datetime]:

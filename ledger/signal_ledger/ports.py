@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from signal_ledger.commands import Deliver, Take
 from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
@@ -15,6 +15,7 @@ from signal_ledger.names import JobId, public_channel
 from signal_ledger.operations import DeliverCall
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.steps import SeenStep, Step
 from signal_ledger.stored import StoredEvent
 from signal_ledger.unit import Operation
 from signal_ledger.wait_state import OpenWait, Status, WaitState
@@ -110,6 +111,20 @@ class UnreadableEvent:
     reason: str
 
 
+class StoredStep(NamedTuple):
+    """A step in a snapshot.
+
+    Args:
+        job_id: Its job.
+        step: The step; None if it cannot be read.
+        open_edges: How many open edges lead to it.
+    """
+
+    job_id: JobId
+    step: Step | None
+    open_edges: int
+
+
 class Snapshot(Protocol):
     """The whole log and its projection at one moment."""
 
@@ -119,6 +134,10 @@ class Snapshot(Protocol):
 
     def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
         """Yield the stored projections, ordered by job; None for one that cannot be read."""
+        ...
+
+    def steps(self) -> AsyncIterator[StoredStep]:
+        """Yield the stored steps of workflows, ordered by job."""
         ...
 
     async def repairs(self) -> list[JobId]:
@@ -180,12 +199,24 @@ class LedgerStore(DeliveryStore, Protocol):
         """Return a page of the jobs that wait, the longest-waiting first."""
         ...
 
+    async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
+        """Return which of these jobs wait, the longest-waiting first."""
+        ...
+
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         """Return the first events that match, in the order of the log."""
         ...
 
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         """Return a page of the signals that are not relayed, or were refused, in the order of their storing."""
+        ...
+
+    async def steps(self, workflow_id: str) -> list[SeenStep]:
+        """Return the steps of a workflow, in the order of their jobs; none if there is no such workflow."""
+        ...
+
+    async def retry_steps(self, workflow_id: str, names: Sequence[str]) -> int:
+        """Take up steps again that have failed; see `signal_ledger.steps.steps_to_retry`. Return how many."""
         ...
 
     async def end(self) -> str | None:
@@ -205,7 +236,10 @@ class LedgerStore(DeliveryStore, Protocol):
         ...
 
     async def rebuild(self) -> int:
-        """Fold every stream anew and store the states, while the system runs. Return how many there are."""
+        """Fold every stream, and every workflow, anew and store the results, while the system runs.
+
+        Return how many streams there are.
+        """
         ...
 
     async def close(self) -> None:

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
-from enum import StrEnum
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
+from signal_ledger.causes import Cause
 from signal_ledger.codec import decode
 from signal_ledger.constructors import constructor, constructor_by_place
 from signal_ledger.errors import PayloadError
-from signal_ledger.events import KIND_OF, Cause, Delivered, DeliveryOutcome, Event, Kind
+from signal_ledger.events import KIND_OF, Delivered, DeliveryOutcome, Event, Kind
 from signal_ledger.names import Execution, JobId, SignalId, public_channel
+from signal_ledger.plan import Plan
 from signal_ledger.stored import StoredEvent
 from signal_ledger.upcast import upcast
 
@@ -120,6 +122,16 @@ class RecordedEvent:
         """What the delivery did at once."""
         return getattr(self.event, "outcome", None)
 
+    @property
+    def plan(self) -> Plan | None:
+        """The step of a workflow that the job is, of ``planned``."""
+        return getattr(self.event, "plan", None)
+
+    @property
+    def dep(self) -> str | None:
+        """The dep because of which a step was released or cancelled, or whose end it ignored."""
+        return getattr(self.event, "dep", None)
+
 
 new_recorded_event = constructor(RecordedEvent)
 
@@ -148,26 +160,34 @@ def _reader(event_class: type[Event]) -> Callable[[StoredEvent], Event]:
     names = [field.name for field in fields(event_class)]
     columns_of = itemgetter(*map(StoredEvent._fields.index, names))
     new: Callable[..., Event] = constructor_by_place(event_class)
-    enums: dict[str, type[StrEnum]] = {"outcome": DeliveryOutcome, "cause": Cause}
     for place, name in enumerate(names):
-        if name in enums:
-            return _reader_with(enums[name], place, columns_of, new)
+        if name in _VALUES:
+            return _reader_with(_VALUES[name], place, columns_of, new)
     return lambda row: new(*columns_of(row))
 
 
 def _reader_with(
-    enum: type[StrEnum], place: int, columns_of: Callable[[StoredEvent], tuple[object, ...]], new: Callable[..., Event]
+    value_of: Callable[[str], object],
+    place: int,
+    columns_of: Callable[[StoredEvent], tuple[object, ...]],
+    new: Callable[..., Event],
 ) -> Callable[[StoredEvent], Event]:
-    members = {member.value: member for member in enum}
-
     def read(row: StoredEvent) -> Event:
         columns: list[Any] = list(columns_of(row))
         # One that is missing is told by `verify`.
         if (stored := columns[place]) is not None:
-            columns[place] = members.get(stored) or enum(stored)
+            columns[place] = value_of(stored)
         return new(*columns)
 
     return read
+
+
+# What is no plain column. No kind has two of them.
+_VALUES: dict[str, Callable[[str], object]] = {
+    "outcome": lru_cache(maxsize=8)(DeliveryOutcome),
+    "cause": lru_cache(maxsize=8)(Cause),
+    "plan": Plan.from_text,
+}
 
 
 _READERS = {kind.value: _reader(event_class) for event_class, kind in KIND_OF.items()}

@@ -10,8 +10,13 @@ from signal_ledger.events import KIND_OF, Delivered, Event, Kind
 from signal_ledger.instants import to_microseconds
 from signal_ledger.names import JobId
 
-SCHEMA_VERSION = 1
-"""The version of the events that this library writes, and the newest it can read (promise L8)."""
+SCHEMA_VERSION = 2
+"""The newest version of events that this library can read (promise L8)."""
+
+WRITTEN: dict[str, int] = {
+    kind: 2 if kind in (Kind.PLANNED, Kind.RELEASED, Kind.SKIPPED, Kind.CASCADED) else 1 for kind in Kind
+}
+"""The version that each kind is written in: that of its last change."""
 
 
 class StoredEvent(NamedTuple):
@@ -46,14 +51,17 @@ class StoredEvent(NamedTuple):
     outcome: str | None
     payload: bytes | None
     payload_digest: str | None
+    dep: str | None
+    plan: str | None
     checksum: str
 
 
-_RECORDED_AT, _DEADLINE_AT, _PAYLOAD, _CHECKSUM = map(
-    StoredEvent._fields.index, ("recorded_at", "deadline_at", "payload", "checksum")
+_SCHEMA_VERSION, _RECORDED_AT, _DEADLINE_AT, _PAYLOAD, _DEP, _CHECKSUM = map(
+    StoredEvent._fields.index, ("schema_version", "recorded_at", "deadline_at", "payload", "dep", "checksum")
 )
+_SINCE_2 = slice(_DEP, _CHECKSUM)
 
-_ENUMS = {"cause": "cause.value", "outcome": "outcome.value"}
+_WRITTEN_AS = {"cause": "cause.value", "outcome": "outcome.value", "plan": "plan.text"}
 _COMMON = ("job_id", "version", "run", "kind", "schema_version", "recorded_at")
 
 
@@ -61,10 +69,11 @@ def _layout(
     event_class: type[Event],
 ) -> tuple[Callable[[Event], tuple[object, ...]], Callable[..., tuple[object, ...]]]:
     """Return what reads the columns of a class of events, and what puts None and those into their order."""
-    own = [name for name in StoredEvent._fields if name in event_class.__slots__ and name not in _COMMON]
+    # With run, which is in all classes: of one column alone, attrgetter does not make a tuple.
+    own = ["run", *(name for name in StoredEvent._fields if name in event_class.__slots__ and name not in _COMMON)]
     given = [None, *_COMMON, *own]
     order = [given.index(name) if name in given else 0 for name in StoredEvent._fields[:-1]]
-    return attrgetter(*[_ENUMS.get(name, name) for name in own]), itemgetter(*order)
+    return attrgetter(*[_WRITTEN_AS.get(name, name) for name in own]), itemgetter(*order)
 
 
 _LAYOUTS = {event_class: (kind.value, *_layout(event_class)) for event_class, kind in KIND_OF.items()}
@@ -79,7 +88,7 @@ def to_stored(event: Event, *, job_id: JobId, version: int, recorded_at: datetim
 
 def _to_stored(event: Event, job_id: JobId, version: int, recorded_at: datetime) -> StoredEvent:
     kind, own_columns, in_order = _LAYOUTS[type(event)]
-    columns = in_order((None, job_id, version, event.run, kind, SCHEMA_VERSION, recorded_at, *own_columns(event)))
+    columns = in_order((None, job_id, version, event.run, kind, WRITTEN[kind], recorded_at, *own_columns(event)))
     return StoredEvent._make((*columns, checksum(columns)))
 
 
@@ -92,7 +101,8 @@ class _Sizes(dict[int, str]):
 
 _SIZES = _Sizes({size: f"{size}:" for size in range(256)})
 _DELIVERED = Kind.DELIVERED.value
-_DELIVERED_NOW = f"{len(_DELIVERED)}:{_DELIVERED},{len(str(SCHEMA_VERSION))}:{SCHEMA_VERSION}"
+_DELIVERED_VERSION = WRITTEN[Kind.DELIVERED]
+_DELIVERED_NOW = f"{len(_DELIVERED)}:{_DELIVERED},{len(str(_DELIVERED_VERSION))}:{_DELIVERED_VERSION}"
 
 
 def _to_stored_delivery(event: Delivered, job_id: JobId, version: int, recorded_at: datetime) -> StoredEvent:
@@ -119,7 +129,7 @@ def _to_stored_delivery(event: Delivered, job_id: JobId, version: int, recorded_
             version,
             run,
             _DELIVERED,
-            SCHEMA_VERSION,
+            _DELIVERED_VERSION,
             recorded_at,
             None,
             None,
@@ -134,6 +144,8 @@ def _to_stored_delivery(event: Delivered, job_id: JobId, version: int, recorded_
             outcome,
             event.payload,
             digest,
+            None,
+            None,
             hashlib.sha256(text.encode()).hexdigest(),
         ),
     )
@@ -148,13 +160,14 @@ def byte_form(row: Sequence[Any]) -> bytes:
     """Write a row, a `StoredEvent` with or without its checksum, as the bytes that the checksum is taken over.
 
     Each column from ``job_id`` to ``outcome``, then ``payload_digest`` (the payload itself is left out, so that it
-    can be erased without breaking the checksum), in the order of `StoredEvent`: a netstring of its text, as in
+    can be erased without breaking the checksum), and from schema version 2 on ``dep`` and ``plan``, in the order of
+    `StoredEvent`: a netstring of its text, as in
     D. J. Bernstein's "Netstrings" (1997), or ``-,`` for None. Integers are decimal, instants are microseconds since
     the epoch, text is UTF-8.
 
     >>> from datetime import UTC
     >>> row = StoredEvent(7, 2, 1, "closed", 1, datetime(2026, 11, 23, tzinfo=UTC), 3, 1, *[None] * 7, "completed",
-    ...                   *[None] * 3, "")
+    ...                   *[None] * 5, "")
     >>> byte_form(row).decode()
     '1:7,1:2,1:1,6:closed,1:1,16:1795392000000000,1:3,1:1,-,-,-,-,-,-,-,9:completed,-,-,'
     """
@@ -162,6 +175,8 @@ def byte_form(row: Sequence[Any]) -> bytes:
     for index in (_RECORDED_AT, _DEADLINE_AT):
         if columns[index] is not None:
             columns[index] = to_microseconds(columns[index])
+    if columns[_SCHEMA_VERSION] == 1 and columns[_SINCE_2] == [None, None]:
+        del columns[_SINCE_2]
     del columns[_PAYLOAD]
     text = "".join(["-," if column is None else f"{len(part := str(column))}:{part}," for column in columns])
     if text.isascii():

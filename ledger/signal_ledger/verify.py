@@ -2,9 +2,13 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
+from signal_ledger.causes import Cause
 from signal_ledger.names import JobId
-from signal_ledger.ports import Snapshot
+from signal_ledger.plan import Plan
+from signal_ledger.ports import Snapshot, StoredStep
+from signal_ledger.story import StepStory
 from signal_ledger.verify_stream import Finding, StreamCheck
 from signal_ledger.wait_state import WaitState
 
@@ -38,20 +42,21 @@ async def verify(snapshot: Snapshot) -> Report:
     """Read the whole log once, in order, beside its projection."""
     findings: list[Finding] = []
     events = streams = 0
-    states = _States(snapshot.states())
+    repairs = await snapshot.repairs()
+    states, steps = _States(snapshot.states()), _Steps(snapshot.steps(), frozenset(repairs))
     check: StreamCheck | None = None
     async for _, row in snapshot.rows():
         if check is None or check.job_id != row.job_id:
             if check is not None:
-                findings += await states.compare(check)
+                findings += [*await states.compare(check), *await steps.compare(check)]
             check = StreamCheck(JobId(row.job_id))
             streams += 1
         findings += check.check(row)
         events += 1
     if check is not None:
-        findings += await states.compare(check)
-    findings += await states.without_events()
-    for job_id in await snapshot.repairs():
+        findings += [*await states.compare(check), *await steps.compare(check)]
+    findings += [*await states.without_events(), *await steps.without_events()]
+    for job_id in repairs:
         findings.append(
             Finding(
                 job_id=job_id, version=None, rule="L3 repair", expected="a complete stream", found="a missing event"
@@ -60,47 +65,106 @@ async def verify(snapshot: Snapshot) -> Report:
     return Report(events=events, streams=streams, findings=tuple(findings))
 
 
-class _States:
-    """The stored projections, read in step with the streams. Both come in the order of the jobs."""
+class _InStep[T: tuple[Any, ...]]:
+    """Something stored for jobs, read in step with the streams. Both come in the order of the jobs.
 
-    def __init__(self, states: AsyncIterator[tuple[JobId, WaitState | None]]) -> None:
-        self._states = states
-        self._next: tuple[JobId, WaitState | None] | None = None
-        self._extra: list[Finding] = []
+    Args:
+        stored: Tuples that begin with a job.
+        what: What is stored, for findings.
+    """
 
-    async def compare(self, check: StreamCheck) -> list[Finding]:
-        """Compare the stored state of a stream to its fold."""
-        await self._advance_to(check.job_id)
-        findings = self._take_extra()
-        stored = None
-        is_there = self._next is not None and self._next[0] == check.job_id
-        if self._next is not None and is_there:
-            stored = self._next[1]
-            self._next = None
-        if check.state is not None and stored != check.state:
-            found = _describe(stored) if is_there else "nothing"
-            findings.append(_finding(check.job_id, _describe(check.state), found))
-        return findings
+    def __init__(self, stored: AsyncIterator[T], what: str) -> None:
+        self._stored = stored
+        self._what = what
+        self._next: T | None = None
+        self._findings: list[Finding] = []
+
+    async def take(self, job_id: JobId) -> T | None:
+        """Return what is stored for a job."""
+        await self._advance_to(job_id)
+        if self._next is None or self._next[0] != job_id:
+            return None
+        found, self._next = self._next, None
+        return found
 
     async def without_events(self) -> list[Finding]:
-        """Report the stored states that have no stream."""
+        """Report what is stored for jobs that have no stream."""
         await self._advance_to(None)
-        return self._take_extra()
+        return self.take_findings()
+
+    def report(self, job_id: JobId, expected: str, found: str) -> None:
+        """Note a finding."""
+        finding = Finding(job_id=job_id, version=None, rule="L3 projection", expected=expected, found=found)
+        self._findings.append(finding)
+
+    def take_findings(self) -> list[Finding]:
+        """Return what was noted since."""
+        findings, self._findings = self._findings, []
+        return findings
 
     async def _advance_to(self, job_id: JobId | None) -> None:
         if self._next is None:
-            self._next = await anext(self._states, None)
+            self._next = await anext(self._stored, None)
         while self._next is not None and (job_id is None or self._next[0] < job_id):
-            self._extra.append(_finding(self._next[0], "nothing, since the log has no such stream", "a state"))
-            self._next = await anext(self._states, None)
-
-    def _take_extra(self) -> list[Finding]:
-        extra, self._extra = self._extra, []
-        return extra
+            self.report(self._next[0], "nothing, since the log has no such stream", self._what)
+            self._next = await anext(self._stored, None)
 
 
-def _finding(job_id: JobId, expected: str, found: str) -> Finding:
-    return Finding(job_id=job_id, version=None, rule="L3 projection", expected=expected, found=found)
+class _States(_InStep[tuple[JobId, WaitState | None]]):
+    """The stored wait states."""
+
+    def __init__(self, states: AsyncIterator[tuple[JobId, WaitState | None]]) -> None:
+        super().__init__(states, "a state")
+
+    async def compare(self, check: StreamCheck) -> list[Finding]:
+        """Compare the stored state of a stream to its fold."""
+        stored = await self.take(check.job_id)
+        if check.state is not None and (stored is None or stored[1] != check.state):
+            found = "nothing" if stored is None else _describe(stored[1])
+            self.report(check.job_id, _describe(check.state), found)
+        return self.take_findings()
+
+
+class _Steps(_InStep[StoredStep]):
+    """The stored steps of workflows.
+
+    Args:
+        steps: The steps.
+        repairs: Jobs whose streams lack an event: what became of them is not in the log yet.
+    """
+
+    def __init__(self, steps: AsyncIterator[StoredStep], repairs: frozenset[JobId]) -> None:
+        super().__init__(steps, "a step")
+        self._repairs = repairs
+
+    async def compare(self, check: StreamCheck) -> list[Finding]:
+        """Compare a stored step to what its stream tells."""
+        stored = await self.take(check.job_id)
+        if check.state is not None and check.job_id not in self._repairs:
+            self._compare(check.job_id, check.step, stored)
+        return self.take_findings()
+
+    def _compare(self, job_id: JobId, told: StepStory, stored: StoredStep | None) -> None:
+        if stored is None:
+            if told.plan is not None:
+                self.report(job_id, f"step {told.plan.name!r} of workflow {told.plan.workflow_id}", "no step")
+        elif stored.step is None:
+            self.report(job_id, "a step", "a step that cannot be read")
+        elif told.plan != stored.step.plan:
+            self.report(job_id, _plan_text(told.plan), f"a step with {_plan_text(stored.step.plan)}")
+        else:
+            if told.ended_as is not stored.step.ended_as:
+                self.report(job_id, _end_text(told.ended_as), f"a step that {_end_text(stored.step.ended_as)}")
+            if stored.step.held != stored.open_edges:
+                self.report(job_id, f"a step held for {stored.open_edges}", f"one held for {stored.step.held}")
+
+
+def _plan_text(plan: Plan | None) -> str:
+    return "no plan" if plan is None else f"plan {plan.text}"
+
+
+def _end_text(cause: Cause | None) -> str:
+    return "has not ended" if cause is None else f"was {cause.value}"
 
 
 def _describe(state: WaitState | None) -> str:

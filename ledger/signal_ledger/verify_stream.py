@@ -4,19 +4,33 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import NoneType
 from typing import NamedTuple, assert_never, get_args, get_type_hints
 
 from signal_ledger.codec import decode, encode_with_digest
 from signal_ledger.errors import PayloadError, SchemaError
-from signal_ledger.events import KIND_OF, Awaited, Closed, Consumed, Delivered, Event, Snoozed, TimedOut
+from signal_ledger.events import (
+    KIND_OF,
+    Awaited,
+    Cascaded,
+    Closed,
+    Consumed,
+    Delivered,
+    Event,
+    Planned,
+    Released,
+    Skipped,
+    Snoozed,
+    TimedOut,
+)
 from signal_ledger.evolve import evolve
 from signal_ledger.names import JobId
 from signal_ledger.ports import UnreadableEvent
 from signal_ledger.recorded import from_stored
 from signal_ledger.stored import StoredEvent, checksum
+from signal_ledger.story import StepStory
 from signal_ledger.wait_state import Status, WaitState
 
 
@@ -76,6 +90,9 @@ class StreamCheck:
         self._recorded_at: datetime | None = None
         self._ends: Counter[str] = Counter()
         self._pending: dict[str, deque[_Pending]] = {}
+        self._is_planned = False
+        self.step = StepStory()
+        """What the events so far tell of the step that the job is."""
 
     def check(self, row: StoredEvent | UnreadableEvent) -> Iterator[Finding]:
         """Check the next event."""
@@ -111,6 +128,8 @@ class StreamCheck:
             return
         yield from self._rules(self.state, event, row)
         self.state = evolve(self.state, event, version=row.version, recorded_at=row.recorded_at)
+        if isinstance(event, Planned | Closed):
+            self.step.add(event, row.recorded_at)
 
     def _rules(self, state: WaitState, event: Event, row: StoredEvent) -> Iterator[_Wrong]:
         if event.run != state.open_run:
@@ -118,6 +137,7 @@ class StreamCheck:
         if event.run != state.run or state.status is Status.CLOSED:
             self._ends.clear()
             self._pending.clear()
+            self._is_planned = False
         match event:
             case Awaited() | Snoozed():
                 yield from self._open(state, event)
@@ -130,10 +150,23 @@ class StreamCheck:
             case TimedOut():
                 yield from self._end(event)
                 yield from self._timed_out(state, event, row.recorded_at)
+            case Planned() | Released() | Skipped() | Cascaded():
+                yield from self._step(state, event, row.version)
             case Closed():
                 pass
             case _:
                 assert_never(event)
+
+    def _step(self, state: WaitState, event: Planned | Released | Skipped | Cascaded, version: int) -> Iterator[_Wrong]:
+        if isinstance(event, Planned):
+            if state.version > 0 and state.status is not Status.CLOSED:
+                yield _Wrong("F5 plan", "the first event of its run", f"event {version}")
+            plan = self.step.plan
+            if plan is not None and plan != replace(event.plan, deps=()):
+                yield _Wrong("F5 plan", f"step {plan.name!r} of workflow {plan.workflow_id} again", "another plan")
+            self._is_planned = True
+        elif not self._is_planned:
+            yield _Wrong("F5 plan", "a planned event before it in the run", "none")
 
     def _open(self, state: WaitState, event: Awaited | Snoozed) -> Iterator[_Wrong]:
         expected = self._ends[event.channel] + 1

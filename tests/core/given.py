@@ -7,17 +7,22 @@ from signal_ledger.decide import decide
 from signal_ledger.decisions import Accepted, Refused
 from signal_ledger.events import (
     Awaited,
+    Cascaded,
     Cause,
     Closed,
     Consumed,
     Delivered,
     DeliveryOutcome,
+    Planned,
+    Released,
+    Skipped,
     Snoozed,
     TimedOut,
 )
 from signal_ledger.evolve import fold
 from signal_ledger.facts import look_up
 from signal_ledger.jobs import JobState, JobView
+from signal_ledger.plan import Plan
 from signal_ledger.recorded import from_stored
 from signal_ledger.stored import to_stored
 
@@ -105,3 +110,25 @@ def timed_out(ordinal=1, *, deadline, channel="", execution=1, run=1):
 
 def closed(cause="completed", *, run=1, execution=1):
     return Closed(run=run, execution=execution, attempt=1, cause=Cause(cause))
+
+
+def a_plan(name="charge", deps=(), *, ignore=(), workflow="w", workflow_name=None):
+    causes = tuple(Cause(cause) for cause in ignore)
+    return Plan(workflow_id=workflow, workflow_name=workflow_name, name=name, deps=tuple(deps), ignore=causes)
+
+
+def planned(name="charge", deps=(), *, ignore=(), workflow="w", workflow_name=None, run=1):
+    plan = a_plan(name, deps, ignore=ignore, workflow=workflow, workflow_name=workflow_name)
+    return Planned(run=run, plan=plan)
+
+
+def released(dep="approval", *, run=1):
+    return Released(run=run, dep=dep)
+
+
+def skipped(dep="approval", cause="cancelled", *, run=1):
+    return Skipped(run=run, dep=dep, cause=Cause(cause))
+
+
+def cascaded(dep="approval", cause="cancelled", *, run=1):
+    return Cascaded(run=run, dep=dep, cause=Cause(cause))

@@ -48,7 +48,7 @@ def test_durations_of_other_types_are_refused(value):
 def test_channels_are_text_and_the_default_one_has_no_name():
     assert to_channel(None) == ""
     assert to_channel("votes") == "votes"
-    with pytest.raises(ValueError, match="channel: expected 1 to 255 bytes of text, or None, got an empty str"):
+    with pytest.raises(ValueError, match="channel: expected a str or None of 1 to 255 bytes, got an empty str"):
         to_channel("")
 
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from signal_ledger.causes import Cause
 from signal_ledger.commands import Close, Deliver, Snooze, Take
 from signal_ledger.decisions import (
     Asleep,
@@ -22,7 +23,7 @@ from signal_ledger.decisions import (
     Stored,
     Waiting,
 )
-from signal_ledger.events import Cause, DeliveryOutcome
+from signal_ledger.events import DeliveryOutcome
 from signal_ledger.facts import Facts, look_up
 from tests.core.given import JOB, Given, at, awaited, closed, consumed, delivered, snoozed, timed_out
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from signal_ledger import engines
 from signal_ledger.decisions import Stored
 from signal_ledger.delivery import Sender, _id_in_list
+from signal_ledger.embedded.operations import CancelJobs
 from signal_ledger.errors import DeliveryUnknown, KeyConflict, PayloadError
 from signal_ledger.events import DeliveryOutcome
+from signal_ledger.ledger import Ledger
 from signal_ledger.memory import MemoryStore
 from signal_ledger.ports import StoreUnavailableError
 from signal_ledger.receipt import Outcome, Receipt
@@ -195,8 +197,15 @@ class AnEngine(engines.Engine):
         return self.name_
 
     @property
+    def ledger(self):
+        return Ledger(self.sender._store, self.sender)
+
+    @property
     def _signals(self):
         return self.sender
+
+    async def cancel_many_jobs(self, jobs):
+        return await self.sender._store.transact(CancelJobs(job_ids=tuple(jobs)))
 
 
 async def test_signal_uses_the_only_open_engine(bench):

@@ -13,9 +13,22 @@ from signal_ledger.errors import PayloadError, SchemaError
 from signal_ledger.events import KIND_OF, DeliveryOutcome, Kind
 from signal_ledger.instants import from_text, to_text
 from signal_ledger.recorded import RecordedEvent, from_stored
-from signal_ledger.stored import SCHEMA_VERSION, StoredEvent, _to_stored, byte_form, checksum, to_stored
+from signal_ledger.stored import SCHEMA_VERSION, WRITTEN, StoredEvent, _to_stored, byte_form, checksum, to_stored
 from signal_ledger.upcast import NewerEventError, upcast
-from tests.core.given import JOB, at, awaited, closed, consumed, delivered, snoozed, timed_out
+from tests.core.given import (
+    JOB,
+    at,
+    awaited,
+    cascaded,
+    closed,
+    consumed,
+    delivered,
+    planned,
+    released,
+    skipped,
+    snoozed,
+    timed_out,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -33,7 +46,16 @@ EVENTS = {
     Kind.CONSUMED: consumed("64306c04-d796-4a92-816f-a78b6fa8a1f8", 3),
     Kind.TIMED_OUT: timed_out(deadline=5),
     Kind.CLOSED: closed("discarded", execution=9),
+    Kind.PLANNED: planned(
+        "charge", deps=["approval", "grün"], ignore=["cancelled", "deleted"], workflow_name="order 7", run=2
+    ),
+    Kind.RELEASED: released("grün"),
+    Kind.SKIPPED: skipped("approval", "deleted"),
+    Kind.CASCADED: cascaded("approval", "discarded"),
 }
+
+GOLDEN_FILES = sorted(GOLDEN.glob("*.json"))
+"""One for each kind and each schema version that it was ever written in, such as ``closed-1.json``."""
 
 
 def write(row):
@@ -49,26 +71,35 @@ def read(text):
     for name in ("recorded_at", "deadline_at"):
         columns[name] = columns[name] and from_text(columns[name])
     columns["payload"] = columns["payload"] and bytes.fromhex(columns["payload"])
-    return StoredEvent(**columns)
+    # Files of before version 2 lack the columns that it added.
+    return StoredEvent(**{"dep": None, "plan": None, **columns})
 
 
 def test_every_kind_has_an_event_here():
     assert {KIND_OF[type(event)] for event in EVENTS.values()} == set(Kind)
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_l8_a_golden_file_never_changes_and_is_read_for_ever(kind):
-    """One for each kind and schema version. A failure here means that logs in the field could not be read any more."""
-    row = read((GOLDEN / f"{kind}-1.json").read_text(encoding="utf-8"))
-    assert from_stored(row, position=1, cursor="p1").event == EVENTS[kind]
+@pytest.mark.parametrize("path", GOLDEN_FILES, ids=lambda path: path.stem)
+def test_l8_a_golden_file_never_changes_and_is_read_for_ever(path):
+    """A failure here means that logs in the field could not be read any more."""
+    row = read(path.read_text(encoding="utf-8"))
+    assert path.stem == f"{row.kind}-{row.schema_version}"
+    assert from_stored(row, position=1, cursor="p1").event == EVENTS[row.kind]
     assert checksum(row) == row.checksum
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_l8_what_is_written_today_is_what_the_golden_files_of_this_version_hold(kind):
+def test_l8_what_is_written_today_is_what_the_golden_file_of_its_version_holds(kind):
     row = to_stored(EVENTS[kind], job_id=JOB, version=4, recorded_at=at(1.000001))
-    path = GOLDEN / f"{kind}-{SCHEMA_VERSION}.json"
-    assert write(row) == path.read_text(encoding="utf-8")
+    assert row.schema_version == WRITTEN[kind] <= SCHEMA_VERSION
+    columns = json.loads(write(row))
+    golden = json.loads((GOLDEN / f"{kind}-{row.schema_version}.json").read_text(encoding="utf-8"))
+    assert columns == {"dep": None, "plan": None, **golden}
+
+
+def test_l8_the_byte_form_of_version_1_ends_before_the_columns_that_version_2_added():
+    row = to_stored(EVENTS[Kind.CLOSED], job_id=JOB, version=4, recorded_at=at(1))
+    assert byte_form(row._replace(schema_version=2)) == byte_form(row).replace(b"1:1,16:", b"1:2,16:") + b"-,-,"
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -4,23 +4,31 @@ import dataclasses
 
 import pytest
 
+from signal_ledger.causes import Cause
 from signal_ledger.codec import encode_with_digest
 from signal_ledger.evolve import fold
 from signal_ledger.ledger import Ledger
 from signal_ledger.memory import MemoryStore
-from signal_ledger.stored import checksum, to_stored
+from signal_ledger.ports import StoredStep
+from signal_ledger.steps import Step
+from signal_ledger.stored import SCHEMA_VERSION, checksum, to_stored
 from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
 from signal_ledger.verify import verify
 from signal_ledger.wait_state import WaitState
 from tests.core.given import (
     JOB,
+    a_plan,
     at,
     awaited,
+    cascaded,
     closed,
     consumed,
     delivered,
+    planned,
     recorded,
+    released,
+    skipped,
     snoozed,
     timed_out,
 )
@@ -35,12 +43,13 @@ def signal(signal_id="s1", **fields):
 class Log:
     """A snapshot of rows that a test has laid out, whatever the rules say."""
 
-    def __init__(self, *events, states=None):
+    def __init__(self, *events, states=None, steps=()):
         self.list = [
             to_stored(event, job_id=JOB, version=version, recorded_at=at(seconds))
             for version, (seconds, event) in enumerate(events, start=1)
         ]
         self.state_list = [(JOB, fold(JOB, recorded(events)))] if states is None else states
+        self.step_list = steps
         self.repair_list = []
 
     async def rows(self):
@@ -50,6 +59,10 @@ class Log:
     async def states(self):
         for pair in self.state_list:
             yield pair
+
+    async def steps(self):
+        for step in self.step_list:
+            yield step
 
     async def repairs(self):
         return self.repair_list
@@ -125,7 +138,7 @@ async def test_d9_an_undecodable_payload_is_found():
         ({"version": 9}, "L1 version"),
         ({"recorded_at": at(0)}, "W7 time"),
         ({"run": 2}, "W10 run"),
-        ({"schema_version": 2}, "L8 readable"),
+        ({"schema_version": SCHEMA_VERSION + 1}, "L8 readable"),
         ({"kind": "reopened"}, "L8 readable"),
         ({"outcome": "unheard of"}, "L8 readable"),
     ],
@@ -153,6 +166,12 @@ BROKEN = {
     "D4 first in, first out": [(0, signal("s1")), (0, signal("s2")), (1, consumed("s2", 2))],
     "W10 run closed twice": [(0, signal()), (1, closed()), (2, closed())],
     "W10 run skipped": [(0, signal()), (1, closed()), (2, signal("s2", run=3))],
+    "F5 plan in the midst of a run": [(0, signal()), (1, planned())],
+    "F5 plan of another step": [(0, planned("a")), (1, closed()), (2, planned("b", run=2))],
+    "F5 plan that ignores something else": [(0, planned()), (1, closed()), (2, planned(ignore=["deleted"], run=2))],
+    "F5 plan that is missing, released": [(0, released())],
+    "F5 plan that is missing, skipped": [(0, signal()), (1, skipped())],
+    "F5 plan of the run before": [(0, planned()), (1, closed()), (2, cascaded(run=2))],
     "W8 at most once, over the end of a run": [(0, signal()), (1, closed()), (2, consumed(run=2))],
 }
 
@@ -198,6 +217,92 @@ async def test_l3_a_stream_that_is_known_to_lack_an_event_is_found():
     log = Log(*GOOD)
     log.repair_list = [JOB]
     assert [finding.rule for finding in await findings(log)] == ["L3 repair"]
+
+
+async def test_f5_a_plan_without_a_plan_is_found():
+    found = await findings(Log((0, planned()), steps=[stored()]).change(1, plan=None))
+    assert [(finding.rule, finding.found) for finding in found] == [("L8 readable", "a planned event without plan")]
+
+
+STEP = [
+    (0, planned("charge", ["approval", "order"])),
+    (1, skipped("order")),
+    (2, cascaded()),
+    (3, closed("cancelled")),
+    (4, planned("charge", ["approval"], run=2)),
+    (5, released(run=2)),
+]
+
+
+def stored(*, open_edges=0, job_id=JOB, plan=None, **fields):
+    """A stored step; as the events of ``STEP`` have it, but for what is given."""
+    step = Step(plan=plan or a_plan(), job_id=job_id, held=0, planned_at=at(0))
+    return StoredStep(job_id=job_id, step=dataclasses.replace(step, **fields), open_edges=open_edges)
+
+
+async def test_f5_a_step_that_is_as_the_log_tells_is_right():
+    assert await findings(Log(*STEP, steps=[stored()])) == ()
+    assert await findings(Log(*STEP[:4], steps=[stored(ended_as=Cause.CANCELLED, held=1, open_edges=1)])) == ()
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected", "found"),
+    [
+        ([], "step 'charge' of workflow w", "no step"),
+        ([StoredStep(job_id=JOB, step=None, open_edges=0)], "a step", "a step that cannot be read"),
+        ([stored(plan=a_plan("other"))], f"plan {a_plan().text}", f"a step with plan {a_plan('other').text}"),
+        ([stored(plan=a_plan(ignore=["deleted"]))], "plan", "a step with plan"),
+        ([stored(ended_as=Cause.COMPLETED)], "has not ended", "a step that was completed"),
+        ([stored(held=1)], "a step held for 0", "one held for 1"),
+        ([stored(open_edges=2)], "a step held for 2", "one held for 0"),
+    ],
+)
+async def test_f5_a_stored_step_that_contradicts_the_log_is_found(steps, expected, found):
+    [finding] = await findings(Log(*STEP, steps=steps))
+    assert (finding.job_id, finding.rule, finding.version) == (JOB, "L3 projection", None)
+    assert finding.expected.startswith(expected)
+    assert finding.found.startswith(found)
+
+
+async def test_f5_a_step_that_has_not_ended_though_its_last_run_has_is_found():
+    [finding] = await findings(Log(*STEP[:4], steps=[stored()]))
+    assert (finding.expected, finding.found) == ("was cancelled", "a step that has not ended")
+
+
+async def test_f5_a_step_that_the_log_does_not_know_is_found():
+    [finding] = await findings(Log(*GOOD, steps=[stored()]))
+    assert (finding.expected, finding.found) == ("no plan", f"a step with plan {a_plan().text}")
+    extra = [stored(job_id=JOB - 1), stored(), stored(job_id=JOB + 1)]
+    found = [(finding.job_id, finding.found) for finding in await findings(Log(*STEP, steps=extra))]
+    assert found == [(JOB - 1, "a step"), (JOB + 1, "a step")]
+
+
+async def test_f5_of_a_job_that_is_to_be_repaired_only_that_is_told():
+    log = Log(*STEP, steps=[stored(ended_as=Cause.COMPLETED)])
+    log.repair_list = [JOB]
+    assert [finding.rule for finding in await findings(log)] == ["L3 repair"]
+
+
+async def test_f5_a_step_whose_stream_cannot_be_read_is_not_judged():
+    log = Log(*STEP, steps=[stored(ended_as=Cause.COMPLETED)])
+    assert {finding.rule for finding in await findings(log.change(1, kind="reopened"))} == {"L8 readable"}
+
+
+async def test_retrying_steps_needs_a_workflow_and_a_ledger_that_can_be_written():
+    clock = ManualClock()
+    bench = EmbeddedBench(MemoryStore(clock), clock)
+    ledger = Ledger(bench.store, bench.signaller._sender)
+    with pytest.raises(LookupError, match="expected the id of one that was enqueued, found none with 'w'"):
+        await ledger.retry_steps("w")
+    job_id = await bench.insert(plan=a_plan())
+    assert await ledger.retry_steps("w") == 0
+    await bench.cancel(job_id)
+    with pytest.raises(RuntimeError, match="opened read-only"):
+        await Ledger(bench.store, None).retry_steps("w")
+    assert await ledger.retry_steps("w") == 1
+    for workflow_id, error in ((7, TypeError), ("", ValueError)):
+        with pytest.raises(error, match="workflow_id: expected a str"):
+            await ledger.steps(workflow_id)
 
 
 async def test_streams_are_told_apart():

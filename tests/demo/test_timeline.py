@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from signal_ledger import codec
-from signal_ledger.events import Awaited, Cause, Closed, Consumed, Delivered, DeliveryOutcome, Snoozed, TimedOut
+from signal_ledger.causes import Cause
+from signal_ledger.events import Awaited, Closed, Consumed, Delivered, DeliveryOutcome, Snoozed, TimedOut
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger_adapters.timeline import timeline
 

@@ -103,7 +103,7 @@ async def test_nobody_else_makes_triggers_that_speak_for_the_owner(connection, o
     connection.execute("GRANT USAGE ON SCHEMA signal_ledger TO application_readonly")
     with psycopg.connect(as_role(oban_url, "application_readonly"), autocommit=True) as other:
         other.execute("CREATE TEMPORARY TABLE mine (id bigint, state text)")
-        for function in ("job_moved", "job_changes", "cancel_requested", "job_retried"):
+        for function in ("job_moved", "job_changes", "cancel_requested", "job_retried", "job_planned", "tell_ends"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match=function):
                 other.execute(
                     f"CREATE TRIGGER t AFTER DELETE ON mine FOR EACH ROW EXECUTE FUNCTION signal_ledger.{function}()"

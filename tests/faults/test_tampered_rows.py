@@ -13,14 +13,14 @@ from tests.tampering import KINDS, VALUES, check, fill
 
 
 @pytest.fixture
-async def path(tmp_path):
-    """A log with an event of each kind, in each of two streams."""
+async def filled(tmp_path):
+    """A log with an event of each kind, in each of two streams; and the second stream's job."""
     path = tmp_path / "signals.db"
     clock = ManualClock()
     store = await SqliteStore.open(path, clock=clock, create=True)
-    await fill(EmbeddedBench(store, clock))
+    [_, job_id] = await fill(EmbeddedBench(store, clock))
     await store.close()
-    return path
+    return path, job_id
 
 
 def unguarded(path):
@@ -38,20 +38,21 @@ def unguarded(path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_l7_each_changed_column_of_each_kind_is_named(path, kind, request, record_property):
+async def test_l7_each_changed_column_of_each_kind_is_named(filled, kind, request, record_property):
+    path, job_id = filled
     connection = unguarded(path)
     request.addfinalizer(connection.close)
     changes = 0
     async with open_ledger(f"sqlite:///{path}", read_only=True) as ledger:
         for column, values in VALUES.items():
             for value in values:
-                found = change(connection, kind, column, value)
+                found = change(connection, job_id, kind, column, value)
                 if found is None:
                     continue
                 version, after, undo = found
                 changes += 1
                 report = await ledger.verify()
-                check(report, 2, column, version, after, f"{kind}.{column} = {value!r}: {report}")
+                check(report, job_id, column, version, after, f"{kind}.{column} = {value!r}: {report}")
                 undo()
         assert (await ledger.verify()).ok
     record_property("changes, all named", changes)
@@ -59,10 +60,11 @@ async def test_l7_each_changed_column_of_each_kind_is_named(path, kind, request,
     assert changes > 60
 
 
-def change(connection, kind, column, value):
+def change(connection, job_id, kind, column, value):
     """Change a column of the second stream's event; return its version, what is there now, and how to undo it."""
     position, version, before = connection.execute(
-        f"SELECT position, version, {column} FROM signal_ledger_events WHERE job_id = 2 AND kind = ?", (kind,)
+        f"SELECT position, version, {column} FROM signal_ledger_events WHERE job_id = ? AND kind = ?",
+        (job_id, kind),
     ).fetchone()
 
     def store(stored):

@@ -401,7 +401,7 @@ async def test_l8_a_stream_of_a_newer_library_snoozes_the_job(it, tmp_path):
     job = await Approval.enqueue({"wait_for": 0.4})
     await it.until_status(job, "snoozed")
     connection = sqlite3.connect(f"{tmp_path}/signals.db")
-    connection.execute("UPDATE signal_ledger_waits SET schema_version = 2")
+    connection.execute("UPDATE signal_ledger_waits SET schema_version = schema_version + 1")
     connection.commit()
 
     async def put_off():
@@ -410,7 +410,7 @@ async def test_l8_a_stream_of_a_newer_library_snoozes_the_job(it, tmp_path):
 
     await eventually(put_off)
     assert await it.kinds(job) == ["snoozed"]
-    connection.execute("UPDATE signal_ledger_waits SET schema_version = 1")
+    connection.execute("UPDATE signal_ledger_waits SET schema_version = schema_version - 1")
     connection.commit()
     connection.close()
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import psycopg
 from oban._query import Query
+from psycopg.types.json import Jsonb
 
 from signal_ledger.jobs import JobState
 from signal_ledger.names import Execution, JobId
@@ -36,14 +37,19 @@ class PostgresBench:
         self._connection = connection
         self._fetched = Counter()
 
-    async def insert(self, *, scheduled_in=None, max_attempts=20):
+    async def insert(self, *, scheduled_in=None, max_attempts=20, plan=None):
         scheduled_at = self.clock() + timedelta(seconds=scheduled_in or 0)
+        state = "available" if scheduled_in is None else "scheduled"
+        if plan is not None and plan.deps:
+            state = "suspended"
         [[job_id]] = self._run(
-            "INSERT INTO oban_jobs (worker, queue, state, max_attempts, scheduled_at) "
-            "VALUES ('tests.Worker', gen_random_uuid()::text, %s, %s, timezone('UTC', %s::timestamptz)) RETURNING id",
-            "available" if scheduled_in is None else "scheduled",
+            "INSERT INTO oban_jobs (worker, queue, state, max_attempts, scheduled_at, meta) "
+            "VALUES ('tests.Worker', gen_random_uuid()::text, %s, %s, timezone('UTC', %s::timestamptz), %s) "
+            "RETURNING id",
+            state,
             max_attempts,
             scheduled_at,
+            Jsonb({} if plan is None else plan.to_meta()),
         )
         return JobId(job_id)
 

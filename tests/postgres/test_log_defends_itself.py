@@ -80,6 +80,10 @@ COMPLETE = {
     "awaited": {"execution": "1", "channel": "''", "ordinal": "1"},
     "snoozed": {"execution": "1", "channel": "''", "ordinal": "1"},
     "closed": {"cause": "'completed'"},
+    "planned": {"plan": "'{}'"},
+    "released": {"dep": "'before'"},
+    "skipped": {"dep": "'before'", "cause": "'cancelled'"},
+    "cascaded": {"dep": "'before'", "cause": "'cancelled'"},
 }
 
 

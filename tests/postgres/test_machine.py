@@ -24,7 +24,8 @@ ROUNDS_MAX = 3
 
 EMPTY = """
 TRUNCATE signal_ledger.events, signal_ledger.waits, signal_ledger.cancels, signal_ledger.repairs,
-    signal_ledger.outbox, signal_ledger.test_clock;
+    signal_ledger.outbox, signal_ledger.steps, signal_ledger.edges,
+    signal_ledger.ends, signal_ledger.test_clock;
 TRUNCATE oban_jobs RESTART IDENTITY;
 """
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import subprocess
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -329,25 +330,26 @@ async def test_the_printed_sql_leaves_nothing_behind_when_it_fails(installed, ps
 
 
 def released():
-    """The SQL of each released version, as it was; so far the first one, in several conditions.
+    """The SQL of each released version, as it was; the newest one in several conditions.
 
-    When there is a second one, its predecessor's whole `migration_sql()` is put beside this file and listed here.
+    When there is another one, its predecessor's whole `migration_sql()` is put into the folder ``released``.
     """
-    first = migration_sql()
-    body = re.search(r"CREATE OR REPLACE FUNCTION \"signal_ledger\"\.wake\(.*?\$\$;", first, re.DOTALL)[0]
+    newest = migration_sql()
+    body = re.search(r"CREATE OR REPLACE FUNCTION \"signal_ledger\"\.wake\(.*?\$\$;", newest, re.DOTALL)[0]
     return {
-        "1": first,
-        "1, with another body": first.replace(body, body.replace("'available'", "'retryable'")),
-        "1, with a function more": first + body.replace(".wake(", ".awaken("),
-        "1, with a trigger more": first + 'CREATE TRIGGER old BEFORE INSERT ON "signal_ledger".events FOR EACH ROW '
+        **{path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "released").iterdir()},
+        "2": newest,
+        "2, with another body": newest.replace(body, body.replace("'available'", "'retryable'")),
+        "2, with a function more": newest + body.replace(".wake(", ".awaken("),
+        "2, with a trigger more": newest + 'CREATE TRIGGER old BEFORE INSERT ON "signal_ledger".events FOR EACH ROW '
         'EXECUTE FUNCTION "signal_ledger".append_in_turn();\n'
         'CREATE TRIGGER signal_ledger_old BEFORE INSERT ON "public".oban_jobs FOR EACH ROW '
         'EXECUTE FUNCTION "signal_ledger".job_changes();',
-        "1, with a function less": first.replace(body, ""),
-        "1, with another result": first.replace(body, body.replace("RETURNS void", "RETURNS bigint")),
-        "1, with other names of parameters": first.replace(body, body.replace("job_ids bigint[]", "jobs bigint[]")),
-        "1, with other types of parameters": first.replace(body, body.replace("moment timestamptz", "moment date")),
-        "1, with a procedure in its place": first.replace(
+        "2, with a function less": newest.replace(body, ""),
+        "2, with another result": newest.replace(body, body.replace("RETURNS void", "RETURNS bigint")),
+        "2, with other names of parameters": newest.replace(body, body.replace("job_ids bigint[]", "jobs bigint[]")),
+        "2, with other types of parameters": newest.replace(body, body.replace("moment timestamptz", "moment date")),
+        "2, with a procedure in its place": newest.replace(
             body, 'CREATE PROCEDURE "signal_ledger".wake(bigint[], timestamptz) LANGUAGE sql AS $$ SELECT $$;'
         ),
     }
@@ -358,7 +360,7 @@ async def test_an_upgraded_schema_is_a_fresh_one(oban, fresh, release):
     run(oban, released()[release])
     run(oban, "UPDATE signal_ledger.settings SET functions = %s", f"those of release {release}")
     was_fresh = differences(fresh, catalogue(oban)).keys() == {"settings"}
-    assert was_fresh == (release == "1")
+    assert was_fresh == (release == "2")
     [[ledger_id]] = run(oban, "SELECT id FROM signal_ledger.settings")
     await migrate(oban)
     assert differences(fresh, catalogue(oban)) == {}
@@ -385,6 +387,20 @@ async def test_an_upgrade_keeps_the_log(installed):
     run(installed, "UPDATE signal_ledger.settings SET functions = 'those of another release'")
     await migrate(installed)
     assert run(installed, "SELECT * FROM signal_ledger.events ORDER BY position") == events
+
+
+@pytest.mark.parametrize("release", ["1"])
+async def test_what_an_older_release_has_written_goes_on(oban, psql, release):
+    psql(oban, released()[release])
+    [[job_id]] = run(oban, "INSERT INTO oban_jobs (worker) VALUES ('w') RETURNING id")
+    run(oban, "SELECT signal_ledger.signal(%s, '\\x836a', key => 'before')", job_id)
+    await migrate(oban)
+    async with open_ledger(oban) as ledger:
+        assert (await ledger.signal(job_id, {"n": 1}, key="after")).version == 2
+        run(oban, "UPDATE oban_jobs SET state = 'cancelled'")
+        assert [event.schema_version for event in await ledger.history(job_id)] == [1, 1, 1]
+        report = await ledger.verify()
+        assert report.ok, str(report)
 
 
 async def test_an_upgrade_of_a_running_system_waits_for_its_transactions_and_deadlocks_with_none(installed):

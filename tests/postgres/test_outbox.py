@@ -460,7 +460,7 @@ async def test_d8_a_row_that_an_operator_deletes_is_left_alone(bench, ledger_url
 async def test_l8_a_signal_for_a_stream_of_a_newer_library_is_left_to_that_one(bench, admin):
     newer, other = await bench.insert(), await bench.insert()
     await bench.signaller.send(newer)
-    await admin.execute("UPDATE signal_ledger.waits SET schema_version = 2")
+    await admin.execute("UPDATE signal_ledger.waits SET schema_version = 3")
     async with bench.transaction() as conn:
         await bench.signaller.store(conn, newer, 1)
         await bench.signaller.store(conn, other, 2)

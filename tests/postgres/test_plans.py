@@ -19,7 +19,7 @@ BATCH = 10
 # For each job there are several rows, and older versions of them that nobody has vacuumed.
 ROWS_MAX = 10 * BATCH
 
-TABLES = {"oban_jobs", "events", "waits"}
+TABLES = {"oban_jobs", "events", "waits", "steps", "edges", "ends"}
 
 NO_UPKEEP = ";".join(
     f"ALTER TABLE {table} SET (autovacuum_enabled = false)"
@@ -211,3 +211,56 @@ async def test_a_batch_looks_at_the_rows_of_its_jobs_only(ledger_url, statistics
     assert len({what for what, _ in found}) > 20
     too_many = sorted({f"{rows:g} rows: {what}" for what, rows in found if rows > ROWS_MAX})
     assert not too_many, "\n".join(too_many)
+
+
+def add_workflow(session, workflow, size):
+    """Add a workflow: many steps on which one depends, on which as many depend. Return the jobs of each."""
+    insert = "INSERT INTO oban_jobs (worker, state, meta) SELECT 'w', %s, m FROM unnest(%s::jsonb[]) AS m RETURNING id"
+    metas = [
+        ("available", [{"name": f"first {number}"} for number in range(size)]),
+        ("suspended", [{"name": "middle", "deps": [f"first {number}" for number in range(size)]}]),
+        ("suspended", [{"name": f"last {number}", "deps": ["middle"]} for number in range(size)]),
+    ]
+    return [
+        session.run(insert, (state, [json.dumps({"workflow_id": workflow, **meta}) for meta in some]))
+        for state, some in metas
+    ]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("statistics", ["none", "of empty tables", "of a small workflow, and plans as old", "of all"])
+async def test_the_end_of_a_step_looks_at_its_own_edges_only(ledger_url, statistics):
+    tables = "oban_jobs, signal_ledger.events, signal_ledger.waits, signal_ledger.steps, signal_ledger.edges"
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        for table in tables.split(", "):
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        session = Session(connection)
+        connection.execute("SET auto_explain.log_min_duration = -1")
+        if statistics == "of empty tables":
+            connection.execute(f"ANALYZE {tables}")
+        if statistics.endswith("as old"):
+            for number in range(7):
+                [some, _, _] = add_workflow(session, f"small {number}", BATCH)
+                session.run(CHANGE, ("completed", some))
+            connection.execute(f"ANALYZE {tables}")
+        [first, [middle], last] = add_workflow(session, "large", JOBS // 3)
+        [*_, joined] = add_workflow(session, "other", JOBS // 3)
+        if statistics == "of all":
+            connection.execute(f"ANALYZE {tables}")
+        session.run(CHANGE, ("completed", first[BATCH:]))
+        connection.execute("SET auto_explain.log_min_duration = 0")
+        session.run(CHANGE, ("completed", first[: BATCH - 1]))
+        session.run(CHANGE, ("cancelled", joined[:BATCH]))
+        session.run("SELECT signal_ledger.retry_steps('other', %s)", (["last 0", "last 1"],))
+        session.run(
+            "INSERT INTO oban_jobs (worker, state, meta) VALUES ('w', 'suspended', %s) RETURNING id",
+            (json.dumps({"workflow_id": "other", "name": "late", "deps": ["first 0", "middle"]}),),
+        )
+        connection.execute("SET auto_explain.log_min_duration = -1")
+        session.run(CHANGE, ("completed", [first[BATCH - 1]]))
+        assert session.run("SELECT state::text FROM oban_jobs WHERE id = %s", (middle,)) == ["available"]
+    found = looked_at(session)
+    assert len({what for what, _ in found}) > 20
+    too_many = sorted({f"{rows:g} rows: {what}" for what, rows in found if rows > ROWS_MAX})
+    assert not too_many, "\n".join(too_many)
+    assert len(last) == JOBS // 3

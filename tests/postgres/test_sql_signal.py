@@ -258,7 +258,7 @@ async def test_d1_its_commit_is_durable_whatever_the_session_says(bench, ledger,
 async def test_l8_a_stream_of_a_newer_library_is_left_alone(bench, ledger_url, psql):
     job_id = await bench.insert()
     await bench.signaller.send(job_id, 1)
-    psql(ledger_url, "UPDATE signal_ledger.waits SET schema_version = 2")
+    psql(ledger_url, "UPDATE signal_ledger.waits SET schema_version = 3")
     with pytest.raises(subprocess.CalledProcessError) as failed:
         sent(psql, ledger_url, f"{job_id}, {term(1)}")
     assert f"L8: a newer version of the library has written to the stream of job {job_id}" in failed.value.stderr

@@ -1,15 +1,18 @@
 """Audit on SQLite: tampering is named, questions go through indexes, rebuilding goes on beside the work."""
 
 import asyncio
+import re
 import sqlite3
 
 import pytest
 
 from signal_ledger.codec import encode
+from signal_ledger.jobs import JobState
 from signal_ledger.ledger import Ledger
 from signal_ledger.testing.bench import take
 from signal_ledger_adapters.sqlite import rebuild
 from signal_ledger_adapters.sqlite.statements import statement
+from tests.core.given import a_plan
 
 UNGUARD = "DROP TRIGGER signal_ledger_events_no_update; DROP TRIGGER signal_ledger_events_no_delete;"
 
@@ -82,6 +85,74 @@ async def test_l3_an_altered_projection_is_found_and_rebuilt(bench, tamper):
         assert found == ([] if "DROP" in change else [(None, "L3 projection")]), change
         assert await bench.store.rebuild() == 1
         assert await rules(bench) == []
+
+
+@pytest.fixture
+async def steps(bench):
+    """A workflow with a step that has ended, one that was released, and one that is held."""
+    first = await bench.insert(plan=a_plan("first"))
+    await bench.insert(plan=a_plan("second", ["first"]))
+    await bench.insert(plan=a_plan("third", ["first", "second"]))
+    await bench.finish(first, await bench.fetch(first), JobState.COMPLETED)
+    return await bench.store.steps("w")
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        ("DELETE FROM signal_ledger_steps WHERE name = 'first'", 1),
+        ("DELETE FROM signal_ledger_steps", 3),
+        ("DELETE FROM signal_ledger_edges", 1),
+        ("UPDATE signal_ledger_steps SET held = 7 WHERE name = 'second'", 1),
+        ("UPDATE signal_ledger_steps SET ended_as = 'cancelled' WHERE name = 'second'", 1),
+        ("UPDATE signal_ledger_steps SET ended_as = NULL WHERE name = 'first'", 1),
+        ("UPDATE signal_ledger_steps SET ended_as = 'gone' WHERE name = 'first'", 1),
+        ("UPDATE signal_ledger_steps SET plan = 'nonsense' WHERE name = 'second'", 1),
+        ("UPDATE signal_ledger_steps SET plan = replace(plan, 'second', 'other') WHERE name = 'second'", 1),
+        ("UPDATE signal_ledger_steps SET job_id = 99 WHERE name = 'second'", 2),
+        ("UPDATE signal_ledger_edges SET ended_as = NULL", 2),
+    ],
+)
+async def test_f5_altered_steps_are_found_and_rebuilt(bench, path, steps, change, count):
+    connection = sqlite3.connect(path)
+    connection.executescript(change)
+    connection.close()
+    assert await rules(bench) == [(None, "L3 projection")] * count
+    await bench.store.rebuild()
+    assert await rules(bench) == []
+    assert await bench.store.steps("w") == steps
+
+
+async def test_f5_rebuilding_drops_what_the_log_does_not_tell_of(bench, path, steps):
+    job_id = await bench.insert()
+    await bench.signaller.send(job_id)
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "INSERT INTO signal_ledger_steps SELECT 'v', name, ?, plan, held, planned_at, ended_as, ended_at "
+        "FROM signal_ledger_steps WHERE name = 'first'",
+        (job_id,),
+    )
+    connection.execute("INSERT INTO signal_ledger_edges VALUES ('u', 'a', 'b', NULL)")
+    connection.commit()
+    assert await rules(bench) == [(None, "L3 projection")]
+    await bench.store.rebuild()
+    assert await rules(bench) == []
+    assert connection.execute("SELECT DISTINCT workflow_id FROM signal_ledger_edges").fetchall() == [("w",)]
+    connection.close()
+
+
+async def test_f5_rebuilding_goes_on_while_steps_end(bench, steps, monkeypatch):
+    monkeypatch.setattr(rebuild, "STREAMS_AT_ONCE", 1)
+    by_name = {seen.name: seen.step.job_id for seen in steps}
+
+    async def run_on():
+        for name in ("second", "third"):
+            job_id = by_name[name]
+            assert await bench.finish(job_id, await bench.fetch(job_id), JobState.COMPLETED)
+
+    await asyncio.gather(bench.store.rebuild(), run_on(), bench.store.rebuild())
+    assert await rules(bench) == []
+    assert [seen.state for seen in await bench.store.steps("w")] == ["completed"] * 3
 
 
 async def test_l3_what_other_programs_do_to_jobs_is_noted_for_repair(bench, path):
@@ -207,7 +278,35 @@ PLANS = {
     "outbox_has_pending": ["USING INDEX signal_ledger_outbox_pending", "SEARCH state USING INTEGER PRIMARY KEY"],
     "outbox_strike": ["USING INTEGER PRIMARY KEY"],
     "outbox_refuse": ["USING INTEGER PRIMARY KEY"],
+    "step_insert": [],
+    "step_update": ["signal_ledger_steps_job (job_id=?)"],
+    "step_of_job": ["signal_ledger_steps_job (job_id=?)"],
+    "steps_named": ["SEARCH step USING PRIMARY KEY (workflow_id=? AND name=?)"],
+    "steps_of_workflow": ["SEARCH step USING PRIMARY KEY (workflow_id=?)", "SEARCH job USING INTEGER PRIMARY KEY"],
+    "edges_insert": [],
+    "edges_end": ["signal_ledger_edges USING PRIMARY KEY (workflow_id=? AND dep=?)"],
+    "edges_to_steps": ["signal_ledger_edges_name (workflow_id=? AND name=?)"],
+    "edges_reopen": ["signal_ledger_edges_name (workflow_id=? AND name=?)"],
+    "edges_of_workflow": ["SEARCH signal_ledger_edges USING"],
+    "edges_restore": [],
+    "edges_forget": ["SEARCH signal_ledger_edges USING"],
+    "edges_orphaned": ["SEARCH step USING PRIMARY KEY (workflow_id=? AND name=?)"],
+    "edge_rewrite": [],
+    "step_restore": ["signal_ledger_steps_job (job_id=?)"],
+    "step_rewrite": ["signal_ledger_steps_job (job_id=?)"],
+    "steps_orphaned": ["SEARCH event USING INDEX signal_ledger_events_version (job_id=?)"],
+    "workflow_after": ["signal_ledger_steps USING PRIMARY KEY (workflow_id>?)"],
+    "workflow_story": [
+        "SEARCH step USING PRIMARY KEY (workflow_id=?)",
+        "SEARCH event USING INDEX signal_ledger_events_version (job_id=?)",
+    ],
+    "jobs_get": ["SEARCH oban_jobs USING INTEGER PRIMARY KEY"],
 }
+
+
+def parameters_of(sql):
+    numbers = [int(number) for number in re.findall(r"\?(\d+)", sql)]
+    return ["1"] * max(numbers, default=sql.count("?"))
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
@@ -218,12 +317,13 @@ async def test_every_statement_finds_its_rows_through_an_index(bench, path, name
         # With statistics of a small file, which may tempt the planner to scan.
         connection.execute("ANALYZE")
     sql = statement(name)
-    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", ["1"] * sql.count("?"))]
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters_of(sql))]
     connection.close()
     for index in PLANS[name]:
         assert any(index in step for step in plan), plan
-    if name not in ("drop_orphans", "repairs"):
-        assert not any(step.startswith(("SCAN oban_jobs", "SCAN signal_ledger_events")) for step in plan), plan
+    if name not in ("drop_orphans", "repairs", "steps_orphaned", "edges_orphaned"):
+        scans = tuple(f"SCAN {table}" for table in ("oban_jobs", "signal_ledger_", "step", "edge", "event"))
+        assert not any(step.startswith(scans) for step in plan), plan
 
 
 def test_every_statement_has_a_header_and_a_plan():

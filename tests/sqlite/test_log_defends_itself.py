@@ -23,7 +23,7 @@ async def cheat(bench, path):
 
 COLUMNS = (
     "job_id, version, run, kind, schema_version, recorded_at, execution, attempt, channel, ordinal, signal_id, "
-    "delivery_version, key, source, deadline_at, cause, outcome, payload, payload_digest, checksum"
+    "delivery_version, key, source, deadline_at, cause, outcome, payload, payload_digest, dep, plan, checksum"
 )
 
 

@@ -303,10 +303,10 @@ async def test_l8_a_signal_for_a_stream_of_a_newer_library_is_left_to_that_one(b
     newer, other = await bench.insert(), await bench.insert()
     await bench.signaller.send(newer)
     admin.execute("CREATE TEMP TABLE next AS SELECT * FROM signal_ledger_events")
-    admin.execute("UPDATE next SET position = 2, version = 2, schema_version = 2, signal_id = 'another'")
+    admin.execute("UPDATE next SET position = 2, version = 2, schema_version = 3, signal_id = 'another'")
     admin.execute("INSERT INTO signal_ledger_events SELECT * FROM next")
     if has_projection:
-        admin.execute("UPDATE signal_ledger_waits SET schema_version = 2, version = 2")
+        admin.execute("UPDATE signal_ledger_waits SET schema_version = 3, version = 2")
     else:
         admin.execute("DELETE FROM signal_ledger_waits")
     async with bench.transaction() as conn:

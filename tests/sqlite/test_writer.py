@@ -421,9 +421,9 @@ async def test_l8_a_stream_of_a_newer_library_is_refused_and_left_alone(bench, p
     await bench.signaller.send(job_id)
     execution = await bench.fetch(job_id)
     for damage in (
-        "UPDATE signal_ledger_waits SET schema_version = 2",
+        "UPDATE signal_ledger_waits SET schema_version = 3",
         f"""DELETE FROM signal_ledger_waits; DROP TRIGGER signal_ledger_events_no_update;
-            UPDATE signal_ledger_events SET schema_version = 2 WHERE job_id = {job_id}""",
+            UPDATE signal_ledger_events SET schema_version = 3 WHERE job_id = {job_id}""",
     ):
         other = sqlite3.connect(path)
         other.executescript(damage)

@@ -4,8 +4,9 @@ import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from signal_ledger.causes import Cause
 from signal_ledger.codec import encode_with_digest
-from signal_ledger.events import Awaited, Cause, Closed, Consumed, Delivered, DeliveryOutcome, Snoozed, TimedOut
+from signal_ledger.events import Awaited, Closed, Consumed, Delivered, DeliveryOutcome, Snoozed, TimedOut
 from signal_ledger.recorded import RecordedEvent
 from tests.torture.history import FOR_EVER, Call, History, JobSeen, Saw, Told, mark_of
 from tests.torture.log_rules import folds_of

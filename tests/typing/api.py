@@ -1,10 +1,10 @@
 """What the public functions and methods give back, as type checkers see it."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from oban import Job
+from oban import Job, Oban
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from signal_ledger import (
@@ -25,6 +25,7 @@ from signal_ledger import (
     StoredSignal,
     WaitingJob,
     WaitState,
+    Workflow,
     await_signal,
     codec,
     lite,
@@ -213,6 +214,54 @@ async def errors_carry_what_they_know(job: Job) -> None:
         assert_type(str(refused), str)
     except StaleExecution as stale:
         assert_type(stale.execution, int)
+
+
+def workflows_are_made(job: Job, other: Job, engine: LiteEngine, ledger: Ledger) -> None:
+    workflow = Workflow()
+    assert_type(workflow, Workflow)
+    assert_type(workflow.add("approval", job), Workflow)
+    Workflow("order 7", ignore_cancelled=True, ignore_discarded=True, ignore_deleted=True, via=engine).add(
+        "approval", job
+    ).add("charge", other, deps=["approval"], ignore_cancelled=False).add("tell", other, "charge")
+    assert_type(Workflow(via=ledger).id, str)
+    assert_type(workflow.name, str | None)
+    assert_type(list(workflow), list[Job])
+    assert_type(len(workflow), int)
+    assert_type(workflow.graph(), str)
+    jobs: Mapping[str, Job] = workflow.jobs
+    job_ids: Mapping[str, int] = workflow.job_ids
+    print(jobs, job_ids)
+
+
+async def workflows_are_enqueued_and_signalled(engine: LiteEngine, oban: Oban, connection: AsyncConnection) -> None:
+    workflow = Workflow()
+    assert_type(await engine.enqueue_many(workflow), list[Job])
+    await engine.enqueue_many(workflow, conn=connection)
+    await oban.enqueue_many(workflow)
+    assert_type(await workflow.signal("approval", {"decision": "approved"}), Receipt)
+    assert_type(await workflow.signal("approval", "go", channel="votes", key="k", source="ada", timeout=5), Receipt)
+    assert_type(await workflow.signal(["approval", "charge"], "go", conn=connection), list[Receipt])
+    assert_type(await workflow.signal((name for name in workflow.jobs), "go"), list[Receipt])
+
+
+async def workflows_are_loaded_and_asked(engine: LiteEngine, ledger: Ledger) -> None:
+    workflow = await Workflow.load("5c4272e9-f6b4-4aa5-a7f9-1a3b4b1c2d3e")
+    assert_type(workflow, Workflow)
+    assert_type(await Workflow.load(workflow.id, via=engine), Workflow)
+    assert_type(await Workflow.load(workflow.id, via=ledger), Workflow)
+    status = await workflow.status()
+    assert_type(status.state == "completed", bool)
+    assert_type(status.total, int)
+    assert_type(status.duration, timedelta)
+    assert_type(status.ended_at, datetime | None)
+    counts: Mapping[str, int] = status.counts
+    held: Mapping[str, tuple[str, ...]] = status.held
+    for waiting in await workflow.waiting():
+        assert_type(waiting.name, str)
+        assert_type(waiting.wait, WaitingJob)
+    assert_type(await workflow.cancel(), int)
+    assert_type(await workflow.retry(), int)
+    print(counts, held)
 
 
 def payloads_are_encoded() -> None:

@@ -12,6 +12,7 @@ from signal_ledger import (
     SignalTimeout,
     StaleExecution,
     WaitState,
+    Workflow,
     await_signal,
     codec,
     lite,
@@ -102,6 +103,32 @@ def errors_of_another_kind() -> None:
     SignalTimeout("late")  # type: ignore[arg-type, call-arg]  # ty: ignore[missing-argument, too-many-positional-arguments]
     error: Exception = StaleExecution(job_id=7, execution=1)  # type: ignore[assignment]  # ty: ignore[invalid-assignment]
     print(error)
+
+
+def workflows_made_in_another_way(job: Job, other: Job) -> None:
+    Workflow(7)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    Workflow("order 7", True)  # type: ignore[call-arg]  # ty: ignore[too-many-positional-arguments]
+    Workflow(ignore_cancelled="yes")  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    Workflow().add(job)  # type: ignore[arg-type, call-arg]  # ty: ignore[invalid-argument-type, missing-argument]
+    Workflow().add(b"approval", job)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    Workflow().add("charge", job, deps=[other])  # type: ignore[list-item]  # ty: ignore[invalid-argument-type]
+    Workflow().add("charge", {"amount": 12})  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    Workflow().add("charge", job, ignore_cancelled="yes")  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    Workflow().jobs["approval"] = job  # type: ignore[index]  # ty: ignore[invalid-assignment]
+
+
+async def workflows_asked_in_another_way(workflow: Workflow, job: Job) -> None:
+    workflow.status()  # type: ignore[unused-coroutine]  # ty: ignore[unused-awaitable]
+    Workflow.load(workflow.id)  # type: ignore[unused-coroutine]  # ty: ignore[unused-awaitable]
+    await Workflow.load(7)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    await workflow.signal(job, "go")  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
+    await workflow.signal("approval")  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
+    await workflow.signal([7], "go")  # type: ignore[list-item]  # ty: ignore[no-matching-overload]
+    await workflow.signal("approval", "go", "votes")  # type: ignore[call-overload]  # ty: ignore[no-matching-overload]
+    for receipt in await workflow.signal("approval", "go"):  # type: ignore[attr-defined]  # ty: ignore[not-iterable]
+        print(receipt)
+    print((await workflow.status()).counts["completed"] + "1")  # type: ignore[operator]  # ty: ignore[unsupported-operator]
+    (await workflow.status()).total = 7  # type: ignore[misc]  # ty: ignore[invalid-assignment]
 
 
 def payloads_that_are_no_bytes() -> None:

@@ -1,18 +1,18 @@
-"""The play: five purchases, a killed worker, and what the log says of it in the end."""
+"""The play: five purchases, a workflow, a killed worker, and what the log says of it in the end."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from oban import Job
 
-from signal_ledger import Ledger, RecordedEvent, Report
+from signal_ledger import Ledger, RecordedEvent, Report, Workflow
 from signal_ledger.events import Kind
 from signal_ledger_adapters.demo.processes import PATIENCE_S, Helper, start
 from signal_ledger_adapters.demo.stages import DemoEngine, Stage
-from signal_ledger_adapters.demo.workers import VOTES, CommitteeApproval, PurchaseApproval
+from signal_ledger_adapters.demo.workers import VOTES, CommitteeApproval, Order, PurchaseApproval
 
 DECISION_WITHIN_S = 4.0
 
@@ -70,8 +70,12 @@ async def play(stage: Stage, say: Callable[[str], None]) -> Outcome:
             ),
         )
         say(f"enqueued {len(jobs)} purchases")
+        fair = _trade_fair(supplier)
+        await engine.enqueue_many(fair)
+        say("enqueued a workflow: a stand and a journey wait for an approval, and a party for both")
         await _signal(signaller, say, laptop, {"decision": "approved"}, source="ada")
-        await _work_and_die(stage, engine, workers, jobs, laptop, say)
+        # All but the laptop, and of the workflow the first step.
+        await _work_and_die(stage, engine, workers, len(jobs) - 1 + 1, laptop, say)
         if stage.has_spare:
             worker = await workers.enter_async_context(start("worker_process", stage.url))
             say(f"worker process {worker.pid} started in its place")
@@ -79,6 +83,9 @@ async def play(stage: Stage, say: Callable[[str], None]) -> Outcome:
         say("the supplier has opened")
         await _signal(signaller, say, desk, {"decision": "approved"}, source="grace")
         await _signal(signaller, say, espresso, {"decision": "declined", "reason": "have tea"}, source="grace")
+        approved = {"decision": "approved"}
+        receipt = await signaller.ask(workflow=fair.id, name="approval", payload=approved, source="grace")
+        say(f"grace signalled the approval of workflow {fair.name} by its name: {receipt['outcome']}")
         await _vote(signaller, say, office, 1, "yes")
         # The second voter finds the job in its live window.
         await _until(engine.ledger, lambda seen: any(one.ordinal == 2 for one in seen), "a second await")
@@ -87,7 +94,9 @@ async def play(stage: Stage, say: Callable[[str], None]) -> Outcome:
         repeated = await signaller.ask(target=office.id, payload="yes", channel="votes", key="vote-1")
         say(f"voter 1 sent the same vote again: {repeated['outcome']}")
         say(f"waiting for the deadline of the {tickets.args['title']}, and until all have ended")
-        await _until(engine.ledger, lambda seen: _count(seen, Kind.CLOSED) == len(jobs), f"{len(jobs)} jobs that ended")
+        count = len(jobs) + len(fair)
+        await _until(engine.ledger, lambda seen: _count(seen, Kind.CLOSED) == count, f"{count} jobs that ended")
+        say(f"workflow {fair.name}: {(await fair.status()).state}")
         await workers.aclose()
         say("the worker stopped gracefully")
         supplier.unlink()
@@ -98,6 +107,16 @@ async def play(stage: Stage, say: Callable[[str], None]) -> Outcome:
                 await _ended(engine, tickets, "cancelled", ("snoozed", "timed_out", "closed")),
                 await _ended(engine, laptop, "completed", ("delivered", "consumed", "closed")),
                 await _ended(engine, office, "completed", ("delivered", "consumed") * VOTES + ("closed",)),
+                await _ended(
+                    engine,
+                    fair.jobs["approval"],
+                    "completed",
+                    ("planned", "snoozed", "delivered", "consumed", "closed"),
+                ),
+                *[
+                    await _ended(engine, fair.jobs[name], "completed", ("planned", "released", "closed"))
+                    for name in ("stand", "journey", "party")
+                ],
             ],
             report=await engine.ledger.verify(),
         )
@@ -131,11 +150,23 @@ def _purchase(title: str, supplier: Path, *, wait_for: float | None = None) -> J
     return job
 
 
+def _trade_fair(supplier: Path) -> Workflow:
+    def step(title: str) -> Job:
+        job: Job = Order.new({"title": title, "supplier": str(supplier)})  # type: ignore[attr-defined]
+        return job
+
+    workflow = Workflow("trade fair")
+    workflow.add("approval", _purchase("trade fair", supplier))
+    workflow.add("stand", step("stand at the fair"), deps="approval")
+    workflow.add("journey", step("journey to the fair"), deps="approval")
+    return workflow.add("party", step("party after the fair"), deps=["stand", "journey"])
+
+
 async def _work_and_die(
     stage: Stage,
     engine: DemoEngine,
     workers: AsyncExitStack,
-    jobs: Sequence[Job],
+    asleep: int,
     laptop: Job,
     say: Callable[[str], None],
 ) -> None:
@@ -143,7 +174,6 @@ async def _work_and_die(
     helpers = [await workers.enter_async_context(start("worker_process", stage.url)) for _ in range(stage.workers)]
     for helper in helpers:
         say(f"worker process {helper.pid} started")
-    asleep = len(jobs) - 1
     await _until(engine.ledger, lambda seen: _count(seen, Kind.SNOOZED) == asleep, f"{asleep} snoozed jobs")
     await _until(
         engine.ledger, lambda seen: _count(seen, Kind.CONSUMED) == 1, "the consumption of the signal that came first"

@@ -37,6 +37,15 @@ class CommitteeApproval:
         return Record({"order": await order(job), "votes": votes})
 
 
+@worker(queue="purchases")
+class Order:
+    """Orders what others have decided on."""
+
+    async def process(self, job: Job) -> Record:
+        """Order it."""
+        return Record({"order": await order(job)})
+
+
 async def order(job: Job) -> str:
     """Order from the supplier, who is closed until a file appears beside the database."""
     while not Path(job.args["supplier"]).exists():  # noqa: ASYNC110 - a supplier that has to be asked again and again

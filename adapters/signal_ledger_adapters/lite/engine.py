@@ -216,6 +216,8 @@ class LiteEngine(engines.Engine):
         cancelled = await self._opened.transact(CancelJobs(job_ids=_job_ids(jobs)))
         for job_id in cancelled.executing:
             self._in_loop(self._runner.cancel, job_id)
+        # Steps that were held for them may have been released.
+        self._in_loop(self._runner.kick)
         return cancelled.count
 
     async def retry_job(self, job: Job | int) -> None:
@@ -234,7 +236,9 @@ class LiteEngine(engines.Engine):
 
     async def delete_many_jobs(self, jobs: Iterable[Job | int]) -> int:
         """Delete several jobs and return how many."""
-        return await self._opened.transact(DeleteJobs(job_ids=_job_ids(jobs)))
+        count = await self._opened.transact(DeleteJobs(job_ids=_job_ids(jobs)))
+        self._in_loop(self._runner.kick)
+        return count
 
     @property
     def _signals(self) -> Sender:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,7 @@ from signal_ledger.decisions import TakeRefusal, TakeReply
 from signal_ledger.delivery import Sender
 from signal_ledger.engines import Engine
 from signal_ledger.execution import Execution
+from signal_ledger.ledger import Ledger
 from signal_ledger.names import Execution as Token
 from signal_ledger.names import JobId
 from signal_ledger.ports import StoreUnavailableError
@@ -87,6 +89,21 @@ class Attachment(Engine):
     def name(self) -> str:
         """The name of the Oban, for messages."""
         return "Oban" if self._attached is None else self._attached.engine.name
+
+    @property
+    def ledger(self) -> Ledger:
+        """The log of the ledger that is attached."""
+        return self._required.engine.ledger
+
+    async def cancel_many_jobs(self, jobs: Iterable[Any]) -> int:
+        """Cancel jobs; see ``oban.Oban``."""
+        return await self._required.engine.cancel_many_jobs(jobs)
+
+    @property
+    def _required(self) -> Attached:
+        if self._attached is None:
+            raise RuntimeError(_missing(self.name))
+        return self._attached
 
     @property
     def attached(self) -> Attached | None:

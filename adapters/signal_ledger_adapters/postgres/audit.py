@@ -1,24 +1,25 @@
 """Audit queries on PostgreSQL, with SQLAlchemy: each reads through an index and returns the core's values."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, literal_column, select, tuple_
+from sqlalchemy import ARRAY, BigInteger, Row, Select, Text, cast, func, literal, literal_column, select, true, tuple_
 
 from signal_ledger.cursors import cursor_place, cursor_wait
 from signal_ledger.evolve import fold
 from signal_ledger.names import JobId
 from signal_ledger.outbox import StoredSignal
-from signal_ledger.ports import EventFilter, WaitingJob
+from signal_ledger.ports import EventFilter, StoredStep, WaitingJob
 from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.steps import SeenStep, Step
 from signal_ledger.stored import StoredEvent
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.postgres.asking import Asked, Asking
 from signal_ledger_adapters.postgres.cursors import from_cursor, to_cursor
-from signal_ledger_adapters.postgres.rows import to_state
+from signal_ledger_adapters.postgres.rows import to_seen_step, to_state, to_step
 from signal_ledger_adapters.postgres.schema import quote
-from signal_ledger_adapters.postgres.tables import event_columns, events, outbox, repairs, waits
+from signal_ledger_adapters.postgres.tables import edges, event_columns, events, jobs, outbox, repairs, steps, waits
 from signal_ledger_adapters.queries import filtered, to_stored_signal, to_waiting_job
 
 _ROWS_AT_ONCE = 500
@@ -95,6 +96,19 @@ class Audit:
             rows = (await connection.execute(query)).all()
         return [to_waiting_job(row) for row in rows]
 
+    async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
+        """Return which of these jobs wait, the longest-waiting first."""
+        wanted = func.unnest(literal(list(job_ids), ARRAY(BigInteger))).table_valued("job_id").render_derived()
+        query = (
+            select(waits)
+            .join(wanted, waits.c.job_id == wanted.c.job_id)
+            .where(waits.c.status.in_(["live", "snoozed"]))
+            .order_by(waits.c.since, waits.c.job_id)
+        )
+        async with self._asking.connection() as connection:
+            rows = (await connection.execute(query)).all()
+        return [to_waiting_job(row) for row in rows]
+
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         """Return a page of the signals that are not relayed, or were refused."""
         query = select(outbox).order_by(outbox.c.place).limit(limit)
@@ -103,6 +117,26 @@ class Audit:
         async with self._asking.connection() as connection:
             rows = (await connection.execute(query)).all()
         return [to_stored_signal(row) for row in rows]
+
+    async def steps(self, workflow_id: str) -> list[SeenStep]:
+        """Return the steps of a workflow, in the order of their jobs."""
+        # In one statement, lest an end that comes in between is seen half.
+        ended = (
+            select(func.array_agg(edges.c.dep).label("deps"), func.array_agg(edges.c.ended_as).label("as"))
+            .where(edges.c.workflow_id == steps.c.workflow_id, edges.c.name == steps.c.name)
+            .lateral()
+        )
+        query = (
+            select(steps, cast(jobs.c.state, Text).label("job_state"), ended.c.deps, ended.c["as"])
+            .outerjoin(jobs, jobs.c.id == steps.c.job_id)
+            .join(ended, true())
+            # Without the rows of deps that are not there yet.
+            .where(steps.c.workflow_id == workflow_id, steps.c.job_id.is_not(None))
+            .order_by(steps.c.job_id)
+        )
+        async with self._asking.connection() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [to_seen_step(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
         async with self._asking.connection() as connection:
@@ -133,6 +167,19 @@ class PostgresSnapshot:
         async for row in self._stream(select(waits).order_by(waits.c.job_id)):
             yield JobId(row.job_id), _state_or_none(row._asdict())
 
+    async def steps(self) -> AsyncIterator[StoredStep]:
+        """Yield the stored steps of workflows, ordered by job."""
+        open_edges = (
+            select(func.count())
+            .select_from(edges)
+            .where(edges.c.workflow_id == steps.c.workflow_id, edges.c.name == steps.c.name, edges.c.ended_as.is_(None))
+            .scalar_subquery()
+            .label("open_edges")
+        )
+        query = select(steps, open_edges).where(steps.c.job_id.is_not(None)).order_by(steps.c.job_id)
+        async for row in self._stream(query):
+            yield StoredStep(job_id=JobId(row.job_id), step=_step_or_none(row._asdict()), open_edges=row.open_edges)
+
     async def repairs(self) -> list[JobId]:
         """Return the jobs whose streams are known to lack an event."""
         with self._asked.answers():
@@ -145,6 +192,13 @@ class PostgresSnapshot:
         async for page in self._asked.each(result.partitions()):
             for row in page:
                 yield row
+
+
+def _step_or_none(row: Any) -> Step | None:  # noqa: ANN401 - a row as SQLAlchemy maps it
+    try:
+        return to_step(row)
+    except (ValueError, TypeError):
+        return None
 
 
 def _state_or_none(row: Any) -> WaitState | None:  # noqa: ANN401 - a row as SQLAlchemy maps it

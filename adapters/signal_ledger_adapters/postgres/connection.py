@@ -25,7 +25,7 @@ from signal_ledger_adapters.postgres.pooler import (
     unlimited,
 )
 from signal_ledger_adapters.postgres.schema import Names
-from signal_ledger_adapters.postgres.tables import SCHEMA
+from signal_ledger_adapters.postgres.tables import OBAN_SCHEMA, SCHEMA
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def create_engine(url: URL, names: Names, *, pools: bool = True) -> AsyncEngine:
     engine = create_async_engine(url, connect_args=connect_args | of_url, isolation_level="READ COMMITTED", **pool)
     drivers: WeakSet[asyncpg.Connection] = WeakSet()
     event.listen(engine.sync_engine, "connect", lambda raw, _record: drivers.add(raw.driver_connection))
-    engine = engine.execution_options(schema_translate_map={SCHEMA: names.schema})
+    engine = engine.execution_options(schema_translate_map={SCHEMA: names.schema, OBAN_SCHEMA: names.oban_prefix})
     _drivers[engine] = drivers
     return engine
 

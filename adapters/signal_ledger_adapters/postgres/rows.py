@@ -1,9 +1,11 @@
 """Between the core's values and what PostgreSQL's driver returns."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol, cast
 
+from signal_ledger.causes import Cause
 from signal_ledger.decisions import (
     CancelRequested,
     Conflict,
@@ -23,6 +25,8 @@ from signal_ledger.decisions import (
 )
 from signal_ledger.events import DeliveryOutcome
 from signal_ledger.names import Execution, JobId, SignalId
+from signal_ledger.plan import Plan
+from signal_ledger.steps import SeenStep, Step, see
 from signal_ledger.stored import SCHEMA_VERSION
 from signal_ledger.upcast import NewerEventError
 from signal_ledger.wait_state import Inbox, OpenWait, Status, WaitState
@@ -56,6 +60,30 @@ def to_state(row: Row) -> WaitState:
         waits=tuple(OpenWait(**dict(wait)) for wait in row["waits"]),
         inboxes=tuple(Inbox(**dict(inbox)) for inbox in row["inboxes"]),
     )
+
+
+def to_step(row: Row) -> Step:
+    """Read a step, without its deps."""
+    return Step(
+        plan=replace(Plan.from_text(row["plan"]), deps=()),
+        job_id=JobId(row["job_id"]),
+        held=row["held"],
+        planned_at=row["planned_at"],
+        ended_as=_to_cause(row["ended_as"]),
+        ended_at=row["ended_at"],
+    )
+
+
+def to_seen_step(row: Row) -> SeenStep:
+    """Read a step with the state of its job, and how its deps ended."""
+    deps: Sequence[str] = row["deps"] or []
+    ends: Sequence[str | None] = row["as"] or []
+    edges = {dep: _to_cause(ended_as) for dep, ended_as in zip(deps, ends, strict=True)}
+    return see(to_step(row), row["job_state"], edges)
+
+
+def _to_cause(text: str | None) -> Cause | None:
+    return None if text is None else Cause(text)
 
 
 def newer(job_id: JobId, version: int, schema_version: int) -> NewerEventError:

@@ -21,6 +21,7 @@ from signal_ledger.operations import DeliverCall
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, StoreUnavailableError, WaitingJob
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.steps import SeenStep
 from signal_ledger.stored import SCHEMA_VERSION
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
@@ -250,11 +251,22 @@ class PostgresStore:
     ) -> list[WaitingJob]:
         return await self._audit.waiting(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
 
+    async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
+        return await self._audit.waits_of(job_ids)
+
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         return await self._audit.page(wanted, limit)
 
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         return await self._audit.outbox(limit=limit, after=after)
+
+    async def steps(self, workflow_id: str) -> list[SeenStep]:
+        return await self._audit.steps(workflow_id)
+
+    async def retry_steps(self, workflow_id: str, names: Sequence[str]) -> int:
+        self._require_writing()
+        taken_up = await self._call("SELECT ledger.retry_steps($1::text, $2::text[])", workflow_id, list(names))
+        return int(taken_up)
 
     async def end(self) -> str | None:
         return await self._audit.end()
@@ -281,6 +293,12 @@ class PostgresStore:
         while found := await self._call("SELECT ledger.rebuild($1::bigint, $2::integer)", after, _REBUILD_AT_ONCE):
             count, after = count + len(found), found[-1]
         await self._call("SELECT ledger.drop_orphans()")
+        # Edges go from step to step: all steps are there now.
+        after = -(2**63)
+        while found := await self._call(
+            "SELECT ledger.rebuild_edges($1::bigint, $2::integer)", after, _REBUILD_AT_ONCE
+        ):
+            after = found[-1]
         return count
 
     async def _call(self, sql: str, *arguments: object) -> Any:  # noqa: ANN401 - what the function returns

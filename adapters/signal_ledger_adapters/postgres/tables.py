@@ -1,4 +1,4 @@
-"""The tables as SQLAlchemy knows them, for audit queries. The schema ``ledger`` is translated to the real one."""
+"""The tables, for audit queries by SQLAlchemy. ``ledger`` and ``oban`` are translated to the real schemas."""
 
 from sqlalchemy import BigInteger, Column, DateTime, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.types import NullType
@@ -6,6 +6,7 @@ from sqlalchemy.types import NullType
 from signal_ledger.stored import StoredEvent
 
 SCHEMA = "ledger"
+OBAN_SCHEMA = "oban"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -35,6 +36,8 @@ events = Table(
     Column("outcome", Text),
     Column("payload", LargeBinary),
     Column("payload_digest", Text),
+    Column("dep", Text),
+    Column("plan", Text),
     Column("checksum", Text, nullable=False),
 )
 
@@ -70,6 +73,37 @@ outbox = Table(
     Column("source", Text),
     Column("stored_at", _Instant, nullable=False),
     Column("refusal", Text),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("workflow_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("job_id", BigInteger),
+    Column("plan", Text),
+    Column("held", Integer, nullable=False),
+    Column("planned_at", _Instant),
+    Column("ended_as", Text),
+    Column("ended_at", _Instant),
+)
+
+edges = Table(
+    "edges",
+    metadata,
+    Column("workflow_id", Text, primary_key=True),
+    Column("dep", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("ended_as", Text),
+)
+
+jobs = Table(
+    "oban_jobs",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    # An enumeration of Oban's.
+    Column("state", NullType, nullable=False),
+    schema=OBAN_SCHEMA,
 )
 
 repairs = Table("repairs", metadata, Column("job_id", BigInteger, primary_key=True), Column("cause", Text))

@@ -6,21 +6,32 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, Text, literal, select, text, tuple_, type_coerce
+from sqlalchemy import Select, Text, func, literal, select, text, tuple_, type_coerce
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from signal_ledger.cursors import cursor_place, cursor_position, cursor_wait, position_cursor
 from signal_ledger.evolve import fold
 from signal_ledger.names import JobId
 from signal_ledger.outbox import StoredSignal
-from signal_ledger.ports import EventFilter, UnreadableEvent, WaitingJob
+from signal_ledger.ports import EventFilter, StoredStep, UnreadableEvent, WaitingJob
 from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.steps import Step
 from signal_ledger.stored import StoredEvent
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.queries import filtered, to_stored_signal, to_waiting_job
 from signal_ledger_adapters.sqlite.connection import reading
-from signal_ledger_adapters.sqlite.rows import to_state, to_stored_event
-from signal_ledger_adapters.sqlite.tables import Instant, event_columns, events, outbox, repairs, state_columns, waits
+from signal_ledger_adapters.sqlite.rows import STEP_COLUMNS, to_json, to_state, to_step, to_stored_event
+from signal_ledger_adapters.sqlite.tables import (
+    Instant,
+    edges,
+    event_columns,
+    events,
+    outbox,
+    repairs,
+    state_columns,
+    steps,
+    waits,
+)
 
 _ROWS_AT_ONCE = 500
 
@@ -93,6 +104,18 @@ class Audit:
             rows = (await connection.execute(query)).all()
         return [to_waiting_job(row) for row in rows]
 
+    async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
+        """Return which of these jobs wait, the longest-waiting first."""
+        wanted = func.json_each(to_json(job_ids)).table_valued("value")
+        query = (
+            select(waits)
+            .where(waits.c.job_id.in_(select(wanted.c.value)), waits.c.status.in_(["live", "snoozed"]))
+            .order_by(waits.c.since, waits.c.job_id)
+        )
+        async with reading(self._engine, self._path) as connection:
+            rows = (await connection.execute(query)).all()
+        return [to_waiting_job(row) for row in rows]
+
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         """Return a page of the signals that are not relayed, or were refused."""
         query = select(outbox).order_by(outbox.c.place).limit(limit)
@@ -145,6 +168,19 @@ class SqliteSnapshot:
             async for job_id, *columns in rows:
                 yield JobId(job_id), _state_or_none(JobId(job_id), columns)
 
+    async def steps(self) -> AsyncIterator[StoredStep]:
+        """Yield the stored steps of workflows, ordered by job."""
+        open_edges = (
+            select(func.count())
+            .select_from(edges)
+            .where(edges.c.workflow_id == steps.c.workflow_id, edges.c.name == steps.c.name, edges.c.ended_as.is_(None))
+            .scalar_subquery()
+        )
+        query = select(*(steps.c[name] for name in STEP_COLUMNS), open_edges).order_by(steps.c.job_id)
+        async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
+            async for *columns, count in rows:
+                yield StoredStep(job_id=JobId(columns[0]), step=_step_or_none(columns), open_edges=count)
+
     async def repairs(self) -> list[JobId]:
         """Return the jobs whose streams are known to lack an event."""
         rows = await self._connection.execute(select(repairs.c.job_id).order_by(repairs.c.job_id))
@@ -160,6 +196,13 @@ def _to_stored(columns: Sequence[Any]) -> StoredEvent | UnreadableEvent:
         return to_stored_event(columns)
     except ValueError as error:
         return UnreadableEvent(job_id=columns[0], version=columns[1], reason=str(error))
+
+
+def _step_or_none(columns: Sequence[Any]) -> Step | None:
+    try:
+        return to_step(columns)
+    except (ValueError, TypeError):
+        return None
 
 
 def _state_or_none(job_id: JobId, columns: list[Any]) -> WaitState | None:

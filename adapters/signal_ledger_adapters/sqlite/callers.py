@@ -1,5 +1,6 @@
 """Writing in a caller's own transaction: through SQLAlchemy's or aiosqlite's connection to the same file."""
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,9 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from signal_ledger.arguments import type_name
 from signal_ledger.commands import Deliver
 from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
+from signal_ledger.embedded.operations import InsertJobs
 from signal_ledger.names import JobId
+from signal_ledger.unit import Operation
 from signal_ledger_adapters.sqlite.rows import Columns, job_insert_columns, outbox_columns
 from signal_ledger_adapters.sqlite.statements import statement
+from signal_ledger_adapters.sqlite.unit import Known, SqliteUnit
 
 _FULL = 2
 _LEVELS = {0: "OFF", 1: "NORMAL"}
@@ -35,6 +39,9 @@ async def insert_jobs(connection: object, path: Path, jobs: Sequence[NewJob], no
     """
     caller = await _Caller.of(connection)
     await caller.check_file(path)
+    if any("workflow_id" in job.meta for job in jobs):
+        # A step is more than a row, and there is one piece of code for that.
+        return await caller.transact(InsertJobs(jobs=tuple(jobs)), now)
     rows = []
     for job in jobs:
         row = inserted(JobId(0), job, now)
@@ -105,6 +112,25 @@ class _Caller:
     async def run(self, name: str, parameters: tuple[object, ...]) -> Sequence[Columns]:
         """Run a statement of ours and return its rows."""
         return await self._execute(statement(name), parameters)
+
+    async def transact[R](self, operation: Operation[SqliteUnit, R], now: datetime) -> R:
+        """Run an operation inside of the caller's transaction, which is begun if it is not open yet."""
+        if self._connection is not None:
+            # SQLAlchemy begins it with its first statement, in whatever way the application has chosen.
+            await self._execute("SELECT 1", ())
+        driver: Any = self._driver
+
+        def run() -> R:
+            connection: sqlite3.Connection = driver._conn  # noqa: SLF001 - aiosqlite has no other way to its own thread
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+            unit = SqliteUnit(connection, now, Known())
+            result = operation.run(unit)
+            unit.flush()
+            return result
+
+        result: R = await driver._execute(run)  # noqa: SLF001
+        return result
 
     async def _execute(self, sql: str, parameters: tuple[object, ...]) -> Sequence[Columns]:
         if self._connection is None:

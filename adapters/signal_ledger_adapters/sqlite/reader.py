@@ -33,15 +33,18 @@ class Reader:
         self._clock = clock
 
     def run[R](self, operation: Operation[SqliteUnit, R]) -> R:
-        """Run an operation that only reads.
+        """Run an operation that only reads. All that it reads is of one moment.
 
         Raises:
             StoreUnavailableError: The database could not be read.
         """
         try:
+            self._connection.execute("BEGIN")
             return operation.run(SqliteUnit(self._connection, self._clock(), Known()))
         except sqlite3.Error as error:
             raise unavailable_error(self._path, error) from error
+        finally:
+            self._connection.rollback()
 
     def mark(self) -> int:
         """Return a number that is another one after each commit of another connection. Takes two microseconds.

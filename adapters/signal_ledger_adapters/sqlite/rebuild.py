@@ -1,10 +1,14 @@
 """Operations of the store itself: folding streams anew, and asking whether a time has settled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from signal_ledger.events import Planned
 from signal_ledger.evolve import fold
 from signal_ledger.names import JobId
+from signal_ledger.recorded import RecordedEvent
+from signal_ledger.steps import Step
+from signal_ledger.story import fold_workflow
 from signal_ledger.unit import AnyJobs
 from signal_ledger_adapters.sqlite.unit import SqliteUnit
 
@@ -26,13 +30,41 @@ class RebuildStreams(AnyJobs):
         """Return the jobs whose streams were folded; none when all are done."""
         job_ids = unit.streams_after(self.after, STREAMS_AT_ONCE)
         for job_id in job_ids:
-            unit.append([], fold(job_id, unit.stream(job_id)))
+            stream = unit.stream(job_id)
+            unit.append([], fold(job_id, stream))
+            _restore_step(unit, stream)
         return job_ids
+
+
+def _restore_step(unit: SqliteUnit, stream: list[RecordedEvent]) -> None:
+    first = next((recorded for recorded in stream if isinstance(recorded.event, Planned)), None)
+    if first is not None and isinstance(first.event, Planned):
+        plan = first.event.plan
+        step = Step(plan=replace(plan, deps=()), job_id=first.job_id, held=len(plan.deps), planned_at=first.recorded_at)
+        unit.restore_step(step, plan.deps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildWorkflow(AnyJobs):
+    """Fold the next workflow anew. Its steps are there: `RebuildStreams` has seen to that.
+
+    Args:
+        after: Begin behind this workflow.
+    """
+
+    after: str
+
+    def run(self, unit: SqliteUnit) -> str | None:
+        """Return the workflow; None when all are done."""
+        workflow_id = unit.workflow_after(self.after)
+        if workflow_id is not None:
+            unit.rewrite_workflow(workflow_id, fold_workflow(unit.workflow_story(workflow_id)))
+        return workflow_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropOrphans(AnyJobs):
-    """Delete the stored states that have no stream."""
+    """Delete the stored states that have no stream, and the steps and edges that the log does not tell of."""
 
     def run(self, unit: SqliteUnit) -> None:
         """Delete them."""

@@ -7,11 +7,14 @@ from datetime import datetime
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from signal_ledger.causes import Cause
 from signal_ledger.commands import Deliver
 from signal_ledger.embedded.job_row import JobRow
 from signal_ledger.instants import from_text, to_text
 from signal_ledger.jobs import JobState
 from signal_ledger.names import Execution, JobId, SignalId
+from signal_ledger.plan import Plan
+from signal_ledger.steps import Step
 from signal_ledger.stored import SCHEMA_VERSION, StoredEvent
 from signal_ledger.upcast import NewerEventError
 from signal_ledger.wait_state import Inbox, OpenWait, Status, WaitState
@@ -26,6 +29,7 @@ _decode = json.JSONDecoder().decode
 _STATUSES = {status.value: status for status in Status}
 
 JOB_COLUMNS = tuple(field.name for field in fields(JobRow))
+STEP_COLUMNS = ("job_id", "plan", "held", "planned_at", "ended_as", "ended_at")
 _JOB_INSTANTS = tuple(name for name in JOB_COLUMNS if name.endswith("_at"))
 
 _RECORDED_AT = StoredEvent._fields.index("recorded_at")
@@ -147,6 +151,44 @@ def job_insert_columns(row: JobRow) -> tuple[object, ...]:
         to_text(row.inserted_at),
         to_text(row.scheduled_at),
     )
+
+
+def step_insert_columns(step: Step) -> tuple[object, ...]:
+    """The parameters of ``step_insert.sql``."""
+    plan = step.plan
+    return (plan.workflow_id, plan.name, step.job_id, plan.text, step.held, to_text(step.planned_at))
+
+
+def step_update_columns(step: Step) -> tuple[object, ...]:
+    """The parameters of ``step_update.sql``."""
+    return (step.held, step.ended_as, _text(step.ended_at), step.job_id)
+
+
+def step_rewrite_columns(step: Step) -> tuple[object, ...]:
+    """The parameters of ``step_rewrite.sql``."""
+    return (step.held, to_text(step.planned_at), step.ended_as, _text(step.ended_at), step.job_id)
+
+
+def to_step(columns: Columns) -> Step:
+    """Read a step, its columns in the order of `STEP_COLUMNS`.
+
+    Raises:
+        ValueError: The plan is none.
+    """
+    job_id, plan, held, planned_at, ended_as, ended_at = columns
+    return Step(
+        plan=Plan.from_text(plan),
+        job_id=JobId(job_id),
+        held=held,
+        planned_at=from_text(planned_at),
+        ended_as=to_cause(ended_as),
+        ended_at=_instant(ended_at),
+    )
+
+
+def to_cause(text: str | None) -> Cause | None:
+    """Read how a step or an edge ended."""
+    return None if text is None else Cause(text)
 
 
 def outbox_columns(deliveries: Sequence[Deliver], stored_at: datetime) -> tuple[object, ...]:

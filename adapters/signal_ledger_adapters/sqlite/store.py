@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from signal_ledger.commands import Deliver, Take
 from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
+from signal_ledger.embedded.flow import RetrySteps
 from signal_ledger.embedded.job_row import JobRow, NewJob
-from signal_ledger.embedded.operations import AddNode
+from signal_ledger.embedded.operations import AddNode, SeeSteps
 from signal_ledger.embedded.unit import EmbeddedUnit
 from signal_ledger.errors import SchemaError
 from signal_ledger.names import JobId
@@ -20,6 +21,7 @@ from signal_ledger.operations import DeliverCall, TakeCall
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, WaitingJob
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.steps import SeenStep
 from signal_ledger.unit import Operation
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.sqlite import nodes
@@ -29,7 +31,7 @@ from signal_ledger_adapters.sqlite.connection import connect, create_engine, rea
 from signal_ledger_adapters.sqlite.identity import Identity
 from signal_ledger_adapters.sqlite.migrate import check, migrate, migrations
 from signal_ledger_adapters.sqlite.reader import Reader
-from signal_ledger_adapters.sqlite.rebuild import DropOrphans, IsPast, RebuildStreams
+from signal_ledger_adapters.sqlite.rebuild import DropOrphans, IsPast, RebuildStreams, RebuildWorkflow
 from signal_ledger_adapters.sqlite.writer import Writer
 
 POLL_S = 0.02
@@ -154,11 +156,20 @@ class SqliteStore:
     ) -> list[WaitingJob]:
         return await self._audit.waiting(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
 
+    async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
+        return await self._audit.waits_of(job_ids)
+
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         return await self._audit.page(wanted, limit)
 
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         return await self._audit.outbox(limit=limit, after=after)
+
+    async def steps(self, workflow_id: str) -> list[SeenStep]:
+        return self._reader.run(SeeSteps(workflow_id=workflow_id))
+
+    async def retry_steps(self, workflow_id: str, names: Sequence[str]) -> int:
+        return await self._writing.run(RetrySteps(workflow_id=workflow_id, names=tuple(names)))
 
     async def end(self) -> str | None:
         return await self._audit.end()
@@ -184,6 +195,9 @@ class SqliteStore:
         while job_ids := await self._writing.run(RebuildStreams(after=last)):
             count, last = count + len(job_ids), job_ids[-1]
         await self._writing.run(DropOrphans())
+        workflow_id: str | None = ""
+        while workflow_id is not None:
+            workflow_id = await self._writing.run(RebuildWorkflow(after=workflow_id))
         return count
 
     async def insert_with(self, connection: object, jobs: Sequence[NewJob]) -> list[JobRow]:

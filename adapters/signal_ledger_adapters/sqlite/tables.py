@@ -51,6 +51,8 @@ events = Table(
     Column("outcome", Text),
     Column("payload", LargeBinary),
     Column("payload_digest", Text),
+    Column("dep", Text),
+    Column("plan", Text),
     Column("checksum", Text, nullable=False),
 )
 
@@ -92,6 +94,28 @@ outbox = Table(
     Column("source", Text),
     Column("stored_at", Instant, nullable=False),
     Column("refusal", Text),
+)
+
+steps = Table(
+    "signal_ledger_steps",
+    metadata,
+    Column("workflow_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("job_id", Integer, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("held", Integer, nullable=False),
+    Column("planned_at", Text, nullable=False),
+    Column("ended_as", Text),
+    Column("ended_at", Text),
+)
+
+edges = Table(
+    "signal_ledger_edges",
+    metadata,
+    Column("workflow_id", Text, primary_key=True),
+    Column("dep", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("ended_as", Text),
 )
 
 repairs = Table(

@@ -10,19 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from signal_ledger.causes import Cause
 from signal_ledger.commands import Close, Command, Deliver, Snooze, Take
 from signal_ledger.cursors import position_cursor
 from signal_ledger.decisions import GotSignal, GotTimeout
 from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
 from signal_ledger.embedded.operations import repair
-from signal_ledger.events import Cause, DeliveryOutcome
+from signal_ledger.events import DeliveryOutcome
 from signal_ledger.evolve import fold
 from signal_ledger.facts import NO_FACTS, Facts, PendingSignal, PriorDelivery
 from signal_ledger.instants import from_text, to_text
 from signal_ledger.jobs import JobState, JobView
 from signal_ledger.names import Execution, JobId, SignalId
 from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.steps import SeenStep, Step, see
 from signal_ledger.stored import SCHEMA_VERSION, StoredEvent
+from signal_ledger.story import Story
 from signal_ledger.upcast import NewerEventError
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.sqlite.rows import (
@@ -31,10 +34,15 @@ from signal_ledger_adapters.sqlite.rows import (
     job_insert_columns,
     job_update_columns,
     state_columns,
+    step_insert_columns,
+    step_rewrite_columns,
+    step_update_columns,
+    to_cause,
     to_job_row,
     to_json,
     to_pending,
     to_state,
+    to_step,
     to_stored_event,
 )
 from signal_ledger_adapters.sqlite.statements import statement
@@ -87,6 +95,7 @@ class SqliteUnit:
         self._new_states: dict[JobId, WaitState] = {}
         self._woken: list[JobId] = []
         self._changed_rows: dict[JobId, JobRow] = {}
+        self._changed_steps: dict[JobId, Step] = {}
         self._noted: dict[JobId, Cause] = {}
 
     @property
@@ -103,8 +112,11 @@ class SqliteUnit:
             job_id, cause = self._noted.popitem()
             repair(self, job_id, cause)
 
-    def preload(self, job_ids: Iterable[JobId]) -> None:
-        """Read the views and states of jobs, all in one statement."""
+    def preload(self, job_ids: Iterable[JobId], *, rows: bool = False) -> None:
+        """Read the views and states of jobs, or their rows, all in one statement."""
+        if rows:
+            self._select_jobs("jobs_get", to_json([job_id for job_id in job_ids if job_id not in self._rows]))
+            return
         wanted = [
             job_id for job_id in dict.fromkeys(job_ids) if job_id not in self._states or job_id not in self._views
         ]
@@ -144,6 +156,10 @@ class SqliteUnit:
                 statement("job_update"), [job_update_columns(row) for row in self._changed_rows.values()]
             )
             self._changed_rows = {}
+        if self._changed_steps:
+            steps = [step_update_columns(step) for step in self._changed_steps.values()]
+            self._connection.executemany(statement("step_update"), steps)
+            self._changed_steps = {}
 
     # The log
 
@@ -206,18 +222,39 @@ class SqliteUnit:
 
     def stream(self, job_id: JobId) -> list[RecordedEvent]:
         """Read a whole stream."""
-        return [
-            from_stored(to_stored_event(columns), position=position, cursor=position_cursor(position))
-            for position, *columns in self._select("stream", job_id)
-        ]
+        return [_recorded(columns) for columns in self._select("stream", job_id)]
 
     def streams_after(self, job_id: JobId, limit: int) -> list[JobId]:
         """Return the next jobs that have a stream."""
         return [JobId(found) for [found] in self._select("streams_after", job_id, limit)]
 
     def drop_orphans(self) -> None:
-        """Delete the stored states that have no stream."""
-        self._select("drop_orphans")
+        """Delete the stored states that have no stream, and the steps and edges that the log does not tell of."""
+        for name in ("drop_orphans", "steps_orphaned", "edges_orphaned"):
+            self._select(name)
+
+    def restore_step(self, step: Step, deps: Sequence[str]) -> None:
+        """Keep a step that the log tells of, unless that is done; how it went on is for `rewrite_workflow`."""
+        self._select("step_restore", *step_insert_columns(step))
+        self._select("edges_restore", step.plan.workflow_id, step.plan.name, to_json(deps))
+
+    def workflow_after(self, workflow_id: str) -> str | None:
+        """Return the next workflow."""
+        found = self._select("workflow_after", workflow_id)
+        return found[0][0] if found else None
+
+    def workflow_story(self, workflow_id: str) -> list[RecordedEvent]:
+        """Read what the log tells of when the steps of a workflow began and ended, in its order."""
+        return [_recorded(columns) for columns in self._select("workflow_story", workflow_id)]
+
+    def rewrite_workflow(self, workflow_id: str, story: Story) -> None:
+        """Write the steps and edges of a workflow as the log has them."""
+        self._select("edges_forget", workflow_id)
+        self._connection.executemany(
+            statement("edge_rewrite"),
+            [(workflow_id, dep, name, ended_as) for (dep, name), ended_as in story.edges.items()],
+        )
+        self._connection.executemany(statement("step_rewrite"), [step_rewrite_columns(step) for step in story.steps])
 
     # The jobs
 
@@ -270,6 +307,39 @@ class SqliteUnit:
     def finished_before(self, instant: datetime, limit: int) -> list[JobId]:
         before = to_text(instant)
         return [job_id for [job_id] in self._select("jobs_finished", before, before, before, limit)]
+
+    # The steps
+
+    def step_of(self, job_id: JobId) -> Step | None:
+        found = self._select("step_of_job", job_id)
+        return to_step(found[0]) if found else None
+
+    def steps_named(self, workflow_id: str, names: Sequence[str]) -> list[Step]:
+        return (
+            [to_step(columns) for columns in self._select("steps_named", workflow_id, to_json(names))] if names else []
+        )
+
+    def add_step(self, step: Step, deps: Sequence[str]) -> None:
+        self._select("step_insert", *step_insert_columns(step))
+        if deps:
+            self._select("edges_insert", step.plan.workflow_id, step.plan.name, to_json(deps))
+
+    def save_step(self, step: Step) -> None:
+        self._changed_steps[step.job_id] = step
+
+    def end_edges(self, workflow_id: str, dep: str, cause: Cause) -> list[str]:
+        return [name for [name] in self._select("edges_end", cause, workflow_id, dep)]
+
+    def reopen_edges(self, workflow_id: str, names: Sequence[str]) -> None:
+        self._select("edges_reopen", workflow_id, to_json(names))
+
+    def edges_to(self, workflow_id: str, names: Sequence[str]) -> Mapping[str, Mapping[str, Cause | None]]:
+        return _edges(self._select("edges_to_steps", workflow_id, to_json(names)))
+
+    def seen_steps(self, workflow_id: str) -> list[SeenStep]:
+        edges = _edges(self._select("edges_of_workflow", workflow_id))
+        found = [(to_step(columns), state) for *columns, state in self._select("steps_of_workflow", workflow_id)]
+        return [see(step, state, edges.get(step.plan.name, {})) for step, state in found]
 
     # The outbox
 
@@ -375,3 +445,15 @@ class SqliteUnit:
         return PendingSignal(
             version=version, signal_id=SignalId(signal_id), recorded_at=from_text(recorded_at), payload=payload
         )
+
+
+def _recorded(row: Columns) -> RecordedEvent:
+    position, *columns = row
+    return from_stored(to_stored_event(columns), position=position, cursor=position_cursor(position))
+
+
+def _edges(rows: Iterable[Columns]) -> dict[str, dict[str, Cause | None]]:
+    edges: dict[str, dict[str, Cause | None]] = {}
+    for name, dep, ended_as in rows:
+        edges.setdefault(name, {})[dep] = to_cause(ended_as)
+    return edges

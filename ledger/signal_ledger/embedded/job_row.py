@@ -172,6 +172,11 @@ class JobRow:
             self, state=JobState.AVAILABLE, scheduled_at=min(self.scheduled_at, now), meta=_without_wait(self.meta)
         )
 
+    def released(self, now: datetime) -> "JobRow":
+        """It is a step that is held no longer (ours)."""
+        state = JobState.SCHEDULED if self.scheduled_at > now else JobState.AVAILABLE
+        return replace(self, state=state)
+
     def cancelled(self, now: datetime) -> "JobRow":
         """It was cancelled (`cancel_many_jobs.sql`); while executing, that is only asked for."""
         if self.state is JobState.EXECUTING:

@@ -5,17 +5,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import ClassVar, assert_never
 
+from signal_ledger.causes import Cause
 from signal_ledger.commands import Snooze
 from signal_ledger.decisions import Asleep, CancelRequested, Runnable, SnoozeRefusal, SnoozeReply, Stale, Stored
+from signal_ledger.embedded.flow import begin_step, end_run, end_steps, require_new_steps, revive_step
 from signal_ledger.embedded.job_row import Acknowledgement, JobRow, NewJob
 from signal_ledger.embedded.unit import EmbeddedUnit
 from signal_ledger.errors import KeyConflict
-from signal_ledger.events import Cause, DeliveryOutcome
+from signal_ledger.events import DeliveryOutcome
 from signal_ledger.instants import to_text
 from signal_ledger.jobs import CANCELLED_WHILE_WAITING, TERMINAL, JobState
 from signal_ledger.names import JobId
 from signal_ledger.operations import DeliverCall, close, snooze
 from signal_ledger.outbox import refusal_by_conflict, refusal_of
+from signal_ledger.steps import SeenStep
 from signal_ledger.unit import AnyJobs
 from signal_ledger.upcast import NewerEventError
 
@@ -41,7 +44,11 @@ class InsertJobs(AnyJobs):
 
     def run(self, unit: EmbeddedUnit) -> list[JobRow]:
         """Return the rows, in the order of the jobs."""
-        return [unit.insert(job) for job in self.jobs]
+        require_new_steps(unit, [job.meta for job in self.jobs])
+        rows = [unit.insert(job) for job in self.jobs]
+        for row in rows:
+            begin_step(unit, row)
+        return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +129,7 @@ class Acknowledge:
 
     def _ended(self, unit: EmbeddedUnit, row: JobRow) -> JobRow:
         if self.ack.state in TERMINAL:
-            close(unit, row.id, _CAUSES[self.ack.state])
+            end_run(unit, row.id, _CAUSES[self.ack.state])
         return row.acknowledged(self.ack, unit.now)
 
     def _asleep(self, unit: EmbeddedUnit, row: JobRow, reply: SnoozeReply | SnoozeRefusal) -> JobRow:
@@ -133,7 +140,7 @@ class Acknowledge:
             case Runnable():
                 return row.acknowledged(self.ack, unit.now).available(unit.now)
             case CancelRequested():
-                close(unit, row.id, Cause.CANCELLED)
+                end_run(unit, row.id, Cause.CANCELLED)
                 error = {"attempt": row.attempt, "at": to_text(unit.now), "error": CANCELLED_WHILE_WAITING}
                 ack = Acknowledgement(job_id=row.id, execution=row.execution, state=JobState.CANCELLED, error=error)
                 return row.acknowledged(ack, unit.now)
@@ -189,18 +196,16 @@ class CancelJobs(GivenJobs):
 
     def run(self, unit: EmbeddedUnit) -> Cancelled:
         """Return how many, and which are executing."""
-        executing = []
-        count = 0
-        for row in _rows(unit, self.job_ids):
-            if row.is_terminal:
-                continue
-            count += 1
-            if row.state is JobState.EXECUTING:
-                executing.append(row.id)
-            else:
-                close(unit, row.id, Cause.CANCELLED)
+        rows = [row for row in _rows(unit, self.job_ids) if not row.is_terminal]
+        ended = [row.id for row in rows if row.state is not JobState.EXECUTING]
+        for job_id in ended:
+            close(unit, job_id, Cause.CANCELLED)
+        for row in rows:
             unit.save(row.cancelled(unit.now))
-        return Cancelled(count=count, executing=tuple(executing))
+        # All are cancelled before those that depend on them hear of it: none of them was cancelled by another.
+        end_steps(unit, dict.fromkeys(ended, Cause.CANCELLED))
+        executing = [row.id for row in rows if row.state is JobState.EXECUTING]
+        return Cancelled(count=len(rows), executing=tuple(executing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +219,8 @@ class RetryJobs(GivenJobs):
             if row.is_terminal:
                 # A run that another program ended may not be closed yet, and must be before the next one begins.
                 unit.clear_repair(row.id)
-                close(unit, row.id, _CAUSES[row.state])
+                end_run(unit, row.id, _CAUSES[row.state])
+                revive_step(unit, row.id)
             unit.save(row.retried(unit.now))
         return len(rows)
 
@@ -226,10 +232,12 @@ class DeleteJobs(GivenJobs):
     def run(self, unit: EmbeddedUnit) -> int:
         """Return how many."""
         rows = [row for row in _rows(unit, self.job_ids) if row.state is not JobState.EXECUTING]
+        deleted_alive = [row.id for row in rows if not row.is_terminal]
+        for job_id in deleted_alive:
+            close(unit, job_id, Cause.DELETED)
         for row in rows:
-            if not row.is_terminal:
-                close(unit, row.id, Cause.DELETED)
             unit.remove(row.id)
+        end_steps(unit, dict.fromkeys(deleted_alive, Cause.DELETED))
         return len(rows)
 
 
@@ -242,12 +250,26 @@ class RescueJobs(AnyJobs):
     def run(self, unit: EmbeddedUnit) -> int:
         """Return how many."""
         rows = unit.executing_on(self.node)
+        ended: dict[JobId, Cause] = {}
         for row in rows:
             after = row.rescued(unit.now)
             if after.is_terminal:
-                close(unit, row.id, _CAUSES[after.state])
+                ended[row.id] = _CAUSES[after.state]
+                close(unit, row.id, ended[row.id])
             unit.save(after)
+        end_steps(unit, ended)
         return len(rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeeSteps(AnyJobs):
+    """Read the steps of a workflow."""
+
+    workflow_id: str
+
+    def run(self, unit: EmbeddedUnit) -> list[SeenStep]:
+        """Return them, in the order of their jobs."""
+        return unit.seen_steps(self.workflow_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,7 +416,7 @@ def repair(unit: EmbeddedUnit, job_id: JobId, cause: Cause) -> bool:
     except NewerEventError:
         return False
     unit.clear_repair(job_id)
-    close(unit, job_id, cause)
+    end_run(unit, job_id, cause)
     return True
 
 

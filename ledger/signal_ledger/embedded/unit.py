@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from signal_ledger.causes import Cause
 from signal_ledger.commands import Deliver
 from signal_ledger.embedded.job_row import JobRow, NewJob
 from signal_ledger.names import JobId
+from signal_ledger.steps import SeenStep, Step
 from signal_ledger.unit import LedgerUnit
 
 
@@ -21,12 +23,48 @@ class EmbeddedUnit(LedgerUnit, Protocol):
         """Return a job's row."""
         ...
 
+    def preload(self, job_ids: Sequence[JobId], *, rows: bool = False) -> None:
+        """Read the views and states of jobs, or their rows, in one statement: what is asked for next."""
+        ...
+
     def save(self, row: JobRow) -> None:
         """Write a changed row."""
         ...
 
     def remove(self, job_id: JobId) -> None:
         """Delete a row."""
+        ...
+
+    def step_of(self, job_id: JobId) -> Step | None:
+        """Return the step that a job is."""
+        ...
+
+    def steps_named(self, workflow_id: str, names: Sequence[str]) -> list[Step]:
+        """Return those of these steps that there are."""
+        ...
+
+    def add_step(self, step: Step, deps: Sequence[str]) -> None:
+        """Keep a new step, with an open edge from each of its deps."""
+        ...
+
+    def save_step(self, step: Step) -> None:
+        """Write a changed step."""
+        ...
+
+    def end_edges(self, workflow_id: str, dep: str, cause: Cause) -> list[str]:
+        """Note on the open edges from a step how it ended, and return the names of those that depend on it by these."""
+        ...
+
+    def reopen_edges(self, workflow_id: str, names: Sequence[str]) -> None:
+        """Open the edges among these steps again."""
+        ...
+
+    def edges_to(self, workflow_id: str, names: Sequence[str]) -> Mapping[str, Mapping[str, Cause | None]]:
+        """Return how each dep of these steps ended, None for those that have not; nothing for a step without deps."""
+        ...
+
+    def seen_steps(self, workflow_id: str) -> list[SeenStep]:
+        """Return the steps of a workflow, in the order of their jobs."""
         ...
 
     def due(self, queues: Sequence[str], limit: int) -> list[JobRow]:

@@ -26,6 +26,7 @@ from signal_ledger.embedded.operations import (
 from signal_ledger.jobs import JobState
 from signal_ledger.names import Execution, JobId, SignalId
 from signal_ledger.operations import DeliverCall
+from signal_ledger.plan import Plan
 from signal_ledger.ports import DeliveryStore, EmbeddedStore, LedgerStore
 from signal_ledger.receipt import Receipt, to_receipt
 from signal_ledger.testing.clock import ManualClock
@@ -148,8 +149,10 @@ class Bench(Protocol):
         """Sends signals to it."""
         ...
 
-    async def insert(self, *, scheduled_in: float | None = None, max_attempts: int = 20) -> JobId:
-        """Enqueue a job, to run now or in so many seconds."""
+    async def insert(
+        self, *, scheduled_in: float | None = None, max_attempts: int = 20, plan: Plan | None = None
+    ) -> JobId:
+        """Enqueue a job, to run now or in so many seconds; as a step of a workflow if there is a plan."""
         ...
 
     async def fetch(self, job_id: JobId) -> Execution | None:
@@ -248,18 +251,20 @@ class EmbeddedBench:
         self.signaller = Signaller(store)
         self._inserted = 0
 
-    async def insert(self, *, scheduled_in: float | None = None, max_attempts: int = 20) -> JobId:
+    async def insert(
+        self, *, scheduled_in: float | None = None, max_attempts: int = 20, plan: Plan | None = None
+    ) -> JobId:
         """See `Bench`, as for all methods below."""
         # A queue of its own lets a test fetch just this job.
         self._inserted += 1
         job = NewJob(
             worker="tests.Worker",
             queue=f"queue-{self._inserted}",
-            state=JobState.AVAILABLE,
+            state=JobState.SUSPENDED if plan is not None and plan.deps else JobState.AVAILABLE,
             priority=0,
             max_attempts=max_attempts,
             args={},
-            meta={},
+            meta={} if plan is None else plan.to_meta(),
             tags=(),
             scheduled_at=None if scheduled_in is None else self.clock() + timedelta(seconds=scheduled_in),
             inserted_at=None,

@@ -6,10 +6,8 @@ rescues, crashes and rebuilding. After each step every store must have given the
 and states.
 """
 
-import asyncio
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
@@ -18,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     MultipleResults,
-    RuleBasedStateMachine,
     initialize,
     invariant,
     multiple,
@@ -30,13 +27,12 @@ from signal_ledger.decisions import GotSignal, GotTimeout
 from signal_ledger.errors import KeyConflict
 from signal_ledger.evolve import fold
 from signal_ledger.jobs import JobState
-from signal_ledger.ledger import Ledger
 from signal_ledger.names import NO_EXECUTION, Execution, JobId
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.receipt import Receipt
-from signal_ledger.recorded import RecordedEvent
 from signal_ledger.stored import to_stored
 from signal_ledger.testing.bench import Bench, take
+from signal_ledger.testing.comparing import ComparingMachine, history_of
 
 REACHED = (
     "woken",
@@ -74,52 +70,24 @@ _BEFORE = st.sampled_from(["as it is", "fetched", "retried", "retried", "as a zo
 _JOBS_MAX = 5
 
 
-class LedgerMachine(RuleBasedStateMachine):
-    """Compares stores. Subclass it with `open_benches`; the first bench is the reference.
-
-    ``reached`` counts, over all examples, how often each case of `REACHED` was met.
-    """
+class LedgerMachine(ComparingMachine):
+    """Plays with jobs that wait for signals. Subclass it with `open_benches`."""
 
     jobs: Bundle[JobId] = Bundle("jobs")
     reached: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
-        self._runner = asyncio.Runner()
-        self._benches: list[Bench] = []
         self._newest: dict[JobId, Execution] = {}
         self._touched: set[JobId] = set()
         self._inserted = 0
         self._stored: set[JobId] = set()
-
-    @abstractmethod
-    async def open_benches(self) -> list[Bench]:
-        """Return benches with fresh stores, the reference first."""
-
-    async def crash_benches(self) -> list[Bench]:
-        """Let all processes die and return benches on what the stores have kept. The reference never crashes."""
-        return self._benches
-
-    async def close_benches(self) -> None:
-        """Close the stores."""
-        for bench in self._benches:
-            await bench.store.close()
 
     @initialize(target=jobs)
     def open(self) -> MultipleResults[JobId]:
         """Begin with empty stores and a few jobs."""
         self._benches = self._run(self.open_benches())
         return multiple(*[self._insert(None, 20) for _ in range(2)])
-
-    def teardown(self) -> None:
-        """Check each log as an auditor would, then close the stores."""
-        try:
-            for bench in self._benches:
-                report = self._run(Ledger(bench.store, None).verify())
-                assert report.ok, str(report)
-        finally:
-            self._run(self.close_benches())
-            self._runner.close()
 
     # Jobs
 
@@ -348,7 +316,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def stores_hold_the_same_events_and_states(self) -> None:
         """The log of every store is that of the reference, and its projection is the fold of it."""
         for job_id in sorted(self._touched):
-            history = self._same(lambda bench, of=job_id: _history(bench, of))  # type: ignore[misc]
+            history = self._same(lambda bench, of=job_id: history_of(bench, of))  # type: ignore[misc]
             state = self._same(lambda bench, of=job_id: bench.store.state(of))  # type: ignore[misc]
             self._same(lambda bench, of=job_id: bench.job(of))  # type: ignore[misc]
             assert state == fold(job_id, history)
@@ -365,19 +333,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self._same(_outbox)
 
     # Inside
-
-    def _run[R](self, awaitable: Awaitable[R]) -> R:
-        async def run() -> R:
-            return await awaitable
-
-        return self._runner.run(run())
-
-    def _same[R](self, act: Callable[[Bench], Awaitable[R]]) -> R:
-        """Do it to every bench; all must answer the same."""
-        first, *others = [self._run(act(bench)) for bench in self._benches]
-        for other in others:
-            assert other == first
-        return first
 
     def _token(self, job_id: JobId, before: str) -> Execution:
         """The token of a job's newest execution, after what comes before; or of the one before it."""
@@ -421,11 +376,6 @@ class LedgerMachine(RuleBasedStateMachine):
     def _note_receipts(self, answers: list[object]) -> None:
         for answer in answers:
             self.reached[answer.outcome if isinstance(answer, Receipt) else "conflict"] += 1
-
-
-async def _history(bench: Bench, job_id: JobId) -> list[RecordedEvent]:
-    """A stream without its places in the whole log: each store counts these in its own way."""
-    return [replace(recorded, position=0, cursor="") for recorded in await bench.store.history(job_id)]
 
 
 async def _outbox(bench: Bench) -> list[StoredSignal]:

@@ -123,7 +123,7 @@ async def test_l3_a_bad_entry_does_not_keep_the_others_from_repair(it):
 async def test_l8_what_only_a_newer_library_can_repair_stays_and_costs_no_commit(it):
     job = await Approval.enqueue({"window": 60})
     await it.until_status(job, "live")
-    await it.change("UPDATE signal_ledger.waits SET schema_version = 2")
+    await it.change("UPDATE signal_ledger.waits SET schema_version = 3")
     await it.oban._query.cancel_many_jobs([job.id])
     await it.change("INSERT INTO signal_ledger.repairs VALUES (%s, 'completed', clock_timestamp())", job.id)
     [[before]] = it.sql("SELECT xmin::text FROM signal_ledger.repairs")
@@ -174,7 +174,7 @@ async def test_w12_a_cancel_of_the_old_run_does_not_reach_the_new_one(it):
 async def test_l8_a_stream_of_a_newer_library_snoozes_the_job(it):
     job = await Approval.enqueue({"wait_for": 0.4})
     await it.until_status(job, "snoozed")
-    await it.change("UPDATE signal_ledger.waits SET schema_version = 2")
+    await it.change("UPDATE signal_ledger.waits SET schema_version = 3")
 
     async def put_off():
         found = await it.oban.get_job(job.id)

@@ -191,7 +191,7 @@ async def test_l8_a_newer_library_before_the_acknowledgement_puts_the_job_off_fo
     job = await Approval.enqueue({"wait_for": None}, scheduled_in=timedelta(seconds=1))
     await it.engine.signal(job, "so that there is a state", channel="other")
     await before_the_transaction.reached.wait()
-    await it.change("UPDATE signal_ledger.waits SET schema_version = 2")
+    await it.change("UPDATE signal_ledger.waits SET schema_version = 3")
     before_the_transaction.opened.set()
     found = await it.until(job, "scheduled")
     assert timedelta(seconds=50) < found.scheduled_at - datetime.now(UTC) <= timedelta(seconds=60)

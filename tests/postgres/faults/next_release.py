@@ -1,4 +1,4 @@
-"""The next release of this library, planted: a copy of the source with a second migration, that writes version 2.
+"""The next release of this library, planted: a copy of the source with one more migration, that writes version 3.
 
 It changes what a release that changes the columns of events has to: see `signal_ledger.upcast`. Its processes run in a
 folder of their own, beside those of this release.
@@ -19,21 +19,26 @@ _MIGRATION = """
 ALTER TABLE ledger.events ADD COLUMN note text;
 ALTER TABLE ledger.outbox ADD COLUMN note text;
 DROP INDEX ledger.waits_newer;
-CREATE INDEX waits_newer ON ledger.waits (job_id) WHERE schema_version > 2;
+CREATE INDEX waits_newer ON ledger.waits (job_id) WHERE schema_version > 3;
 """
 
 # In the database's functions: what each becomes, and how often it is there.
 _RAISED = [
-    (r"schema_version > 1\b", "schema_version > 2", 7),
-    (r"schema_version = 1\b", "schema_version <= 2", 2),
-    (r"coalesce\(w\.schema_version, 1\) <= 1\b", "coalesce(w.schema_version, 1) <= 2", 1),
-    (r"event\.schema_version := 1;", "event.schema_version := 2;", 1),
-    (r"'(delivered|closed)', 1, ", r"'\1', 2, ", 6),
-    (r"(::ledger\.inbox\] END,) 1\b", r"\1 2", 1),
+    (r"AS \$\$ SELECT 2 \$\$", "AS $$ SELECT 3 $$", 1),
+    (r"event\.schema_version := 1;", "event.schema_version := 3;", 1),
+    # From version 2 on the columns of steps are in the byte form, too. That goes by the event's own version: a call
+    # that is under way while the functions are replaced goes on with its old text, and finds this function new.
+    (
+        r"(\(outcome\) \|\| ledger\.netstring\(payload_digest\)), 'UTF8'",
+        r"\1 || CASE WHEN schema_version > 2 THEN '-,-,' ELSE '' END, 'UTF8'",
+        1,
+    ),
+    (r"'(delivered|closed)', 1, ", r"'\1', 3, ", 6),
+    (r"coalesce\(t\.schema_version, 1\)", "3", 1),
     # Where a stored state goes on without being folded.
-    (r"SET version = state\.version, ", "SET schema_version = 2, version = state.version, ", 1),
-    (r"SET version = w\.version \+ 1, ", "SET schema_version = 2, version = w.version + 1, ", 1),
-    (r"SET\s+version = excluded\.version, recorded", "SET schema_version = 2, version = excluded.version, recorded", 1),
+    (r"SET version = state\.version, ", "SET schema_version = 3, version = state.version, ", 1),
+    (r"SET version = w\.version \+ 1, ", "SET schema_version = 3, version = w.version + 1, ", 1),
+    (r"SET\s+version = excluded\.version, recorded", "SET schema_version = 3, version = excluded.version, recorded", 1),
 ]
 
 
@@ -41,8 +46,8 @@ class NextRelease:
     def __init__(self, folder):
         self._folder = folder
         self._environment = plant([], folder)
-        (folder / "adapters/signal_ledger_adapters/postgres/migrations/0002_notes.sql").write_text(_MIGRATION)
-        self._change("ledger/signal_ledger/stored.py", [("SCHEMA_VERSION = 1\n", "SCHEMA_VERSION = 2\n", 1)])
+        (folder / "adapters/signal_ledger_adapters/postgres/migrations/0003_notes.sql").write_text(_MIGRATION)
+        self._change("ledger/signal_ledger/stored.py", [("SCHEMA_VERSION = 2\n", "SCHEMA_VERSION = 3\n", 1)])
         texts = {path: path.read_text() for path in sorted((folder / _FUNCTIONS).glob("*.sql"))}
         for pattern, new, expected in _RAISED:
             found = 0

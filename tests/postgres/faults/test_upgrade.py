@@ -11,6 +11,7 @@ import pytest
 
 from signal_ledger import SchemaError, attach, migrate, open_ledger
 from signal_ledger.upcast import NewerEventError
+from signal_ledger_adapters.postgres.schema import migrations
 from tests.eventually import eventually
 from tests.postgres.engine.conftest import Node, an_oban, query
 from tests.postgres.engine.workers import APPROVED, SEEN, Approval, Quick
@@ -18,6 +19,8 @@ from tests.postgres.faults.load import Load
 from tests.postgres.faults.next_release import NextRelease, a_process
 from tests.postgres.faults.server import crash
 from tests.postgres.faults.workers import collectors, have_consumed_all
+
+NEWEST = migrations()[-1].version
 
 OTHER_RELEASE = "UPDATE signal_ledger.settings SET functions = 'of another release'"
 
@@ -32,7 +35,7 @@ async def test_migrations_in_mid_load_disturb_nobody(it, record_property):
             for _ in range(3):
                 [[before]] = query(it.url, "SELECT max(xmin::text::bigint) FROM pg_proc")
                 query(it.url, OTHER_RELEASE)
-                assert await asyncio.gather(*[migrate(it.url, testing=True) for _ in range(3)]) == [1, 1, 1]
+                assert await asyncio.gather(*[migrate(it.url, testing=True) for _ in range(3)]) == [NEWEST] * 3
                 [[after]] = query(it.url, "SELECT max(xmin::text::bigint) FROM pg_proc")
                 migrated += after != before
                 await eventually(load.has_sent(50))
@@ -57,7 +60,7 @@ async def test_a_migration_that_must_wait_lets_others_write(it, record_property)
             await asyncio.sleep(0.3)  # else all of them run while it gives way
         assert not migrating.done()
         slow.commit()
-    assert await migrating == 1
+    assert await migrating == NEWEST
     record_property("worst_s", worst_s)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
@@ -79,7 +82,7 @@ async def test_migrations_keep_to_no_limit_of_the_role(ledger_url):
         migrating = asyncio.create_task(migrate(ledger_url, testing=True))
         done, _ = await asyncio.wait([migrating], timeout=0.5)
         assert not done
-    assert await migrating == 1
+    assert await migrating == NEWEST
 
 
 async def test_l8_what_a_newer_library_has_written_is_left_to_it(it):
@@ -89,7 +92,7 @@ async def test_l8_what_a_newer_library_has_written_is_left_to_it(it):
         await it.until_status(job, status)
     newer, known = jobs[::2], jobs[1::2]
     query(
-        it.url, "UPDATE signal_ledger.waits SET schema_version = 2 WHERE job_id = ANY (%s)", [job.id for job in newer]
+        it.url, "UPDATE signal_ledger.waits SET schema_version = 3 WHERE job_id = ANY (%s)", [job.id for job in newer]
     )
     for job in newer:
         with pytest.raises(NewerEventError):
@@ -123,9 +126,10 @@ async def test_l8_what_a_newer_library_has_written_is_left_to_it(it):
 async def test_old_processes_that_run_go_on_under_a_newer_schema_and_none_is_started(it):
     job = await it.engine.enqueue(Approval.new({"window": 0}))
     await it.until_status(job, "snoozed")
-    query(it.url, "UPDATE signal_ledger.settings SET version = 2")
+    [[version]] = query(it.url, "SELECT version FROM signal_ledger.settings")
+    query(it.url, "UPDATE signal_ledger.settings SET version = 99")
     try:
-        with pytest.raises(SchemaError, match="has version 2, this library knows 1; upgrade the library"):
+        with pytest.raises(SchemaError, match="has version 99, this library knows 2; upgrade the library"):
             async with open_ledger(it.url):
                 pass
         with pytest.raises(SchemaError, match="upgrade the library"):
@@ -133,7 +137,7 @@ async def test_old_processes_that_run_go_on_under_a_newer_schema_and_none_is_sta
         await it.engine.signal(job, APPROVED)
         await it.until(job, "completed")
     finally:
-        query(it.url, "UPDATE signal_ledger.settings SET version = 1")
+        query(it.url, "UPDATE signal_ledger.settings SET version = %s", version)
 
 
 def note_executions(url):
@@ -184,20 +188,20 @@ async def test_l8_d1_a_server_restarts_under_the_next_release_while_old_workers_
         node = Node(ledger_url, oban, await stack.enter_async_context(attach(oban)))
         ledger = await stack.enter_async_context(open_ledger(ledger_url))
         old = await stack.enter_async_context(a_process("working", ledger_url, "old"))
-        assert old.said == "schema version 1"
+        assert old.said == "schema version 2"
         jobs = await collectors(node)
         load = Load(ledger, [job.id for job in jobs], timeout=30)
         async with load.running(2):
             await eventually(load.has_sent(100))
             await asyncio.to_thread(crash, cluster)
             async with release.running("migrating", ledger_url) as migrating:
-                assert migrating.said == "2"
+                assert migrating.said == "3"
             if crashes != "before the migration":
                 await eventually(load.has_sent(50))
                 await asyncio.to_thread(crash, cluster)
             new = await stack.enter_async_context(release.running("working", ledger_url, "new"))
-            assert new.said == "schema version 2"
-            with pytest.raises(SchemaError, match="has version 2, this library knows 1; upgrade the library"):
+            assert new.said == "schema version 3"
+            with pytest.raises(SchemaError, match="has version 3, this library knows 2; upgrade the library"):
                 async with open_ledger(ledger_url):
                     pass
             before = ran_on(ledger_url)
@@ -219,11 +223,11 @@ async def test_l8_d1_a_server_restarts_under_the_next_release_while_old_workers_
             figures = json.loads(accounting.said)
         versions = query(ledger_url, "SELECT schema_version, count(*) FROM signal_ledger.events GROUP BY 1 ORDER BY 1")
         ran = ran_on(ledger_url) - before
-    assert [version for version, _ in versions] == [1, 2]
+    assert [version for version, _ in versions] == [1, 3]
     assert query(ledger_url, "SELECT DISTINCT state::text, errors FROM oban_jobs") == [("completed", [])]
     assert (figures["lost"], figures["doubled"], figures["unknown"]) == (0, 0, 0)
     assert figures["acknowledged"] == len(load.acknowledged)
     for name, value in figures.items():
         record_property(name, value)
-    record_property("events of version 1, 2", [count for _, count in versions])
+    record_property("events of version 1, 3", [count for _, count in versions])
     record_property("executions after it on old, new", [ran["old"], ran["new"]])

@@ -5,6 +5,12 @@ CREATE OR REPLACE FUNCTION ledger.clock() RETURNS timestamptz
 LANGUAGE sql VOLATILE PARALLEL SAFE
 AS $$ SELECT clock_timestamp() $$;
 
+-- The newest version of events that this library can read (promise L8): signal_ledger.stored.SCHEMA_VERSION. The index
+-- waits_newer has the same number.
+CREATE OR REPLACE FUNCTION ledger.newest_schema_version() RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT 2 $$;
+
 -- Which ledger this is, among all there are: copies of a database have the same id in their settings.
 CREATE OR REPLACE FUNCTION ledger.identity() RETURNS text
 LANGUAGE sql STABLE
@@ -118,4 +124,18 @@ AS $$
         || ledger.netstring(signal_id) || ledger.netstring(delivery_version::text) || ledger.netstring(key)
         || ledger.netstring(source) || ledger.netstring(ledger.microseconds(deadline_at)) || ledger.netstring(cause)
         || ledger.netstring(outcome) || ledger.netstring(payload_digest), 'UTF8')), 'hex')
+$$;
+
+-- The same of an event that tells of a step. Those are of schema version 2, whose byte form covers dep and plan.
+CREATE OR REPLACE FUNCTION ledger.checksum_of_step(
+    job_id bigint, version integer, run integer, kind text, schema_version integer, recorded_at timestamptz, cause text,
+    dep text, plan text
+) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT encode(sha256(convert_to(
+        ledger.netstring(job_id::text) || ledger.netstring(version::text) || ledger.netstring(run::text)
+        || ledger.netstring(kind) || ledger.netstring(schema_version::text)
+        || ledger.netstring(ledger.microseconds(recorded_at)) || '-,-,-,-,-,-,-,-,-,' || ledger.netstring(cause)
+        || '-,-,' || ledger.netstring(dep) || ledger.netstring(plan), 'UTF8')), 'hex')
 $$;

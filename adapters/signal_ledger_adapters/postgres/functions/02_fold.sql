@@ -125,6 +125,9 @@ BEGIN
     WHEN 'closed' THEN
         state := ledger.new_state(state.job_id, event.run);
         state.status := 'closed';
+    WHEN 'planned', 'released', 'skipped', 'cascaded' THEN
+        -- They tell of the job's place in its workflow, not of its waits.
+        NULL;
     END CASE;
     state.version := event.version;
     state.recorded_at := event.recorded_at;
@@ -180,18 +183,27 @@ AS $$
 BEGIN
     event.job_id := state.job_id;
     event.version := state.version + 1;
-    event.schema_version := 1;
-    event.checksum := ledger.checksum_of(
-        event.job_id, event.version, event.run, event.kind, event.schema_version, event.recorded_at, event.execution,
-        event.attempt, event.channel, event.ordinal, event.signal_id, event.delivery_version, event.key, event.source,
-        event.deadline_at, event.cause, event.outcome, event.payload_digest);
+    -- The version that each kind is written in is that of its last change; see signal_ledger.stored.WRITTEN.
+    IF event.kind IN ('planned', 'released', 'skipped', 'cascaded') THEN
+        event.schema_version := 2;
+        event.checksum := ledger.checksum_of_step(
+            event.job_id, event.version, event.run, event.kind, event.schema_version, event.recorded_at, event.cause,
+            event.dep, event.plan);
+    ELSE
+        event.schema_version := 1;
+        event.checksum := ledger.checksum_of(
+            event.job_id, event.version, event.run, event.kind, event.schema_version, event.recorded_at, event.execution,
+            event.attempt, event.channel, event.ordinal, event.signal_id, event.delivery_version, event.key,
+            event.source, event.deadline_at, event.cause, event.outcome, event.payload_digest);
+    END IF;
     INSERT INTO ledger.events (
         job_id, version, run, kind, schema_version, recorded_at, execution, attempt, channel, ordinal, signal_id,
-        delivery_version, key, source, deadline_at, cause, outcome, payload, payload_digest, checksum
+        delivery_version, key, source, deadline_at, cause, outcome, payload, payload_digest, checksum, dep, plan
     ) VALUES (
         event.job_id, event.version, event.run, event.kind, event.schema_version, event.recorded_at, event.execution,
         event.attempt, event.channel, event.ordinal, event.signal_id, event.delivery_version, event.key, event.source,
-        event.deadline_at, event.cause, event.outcome, event.payload, event.payload_digest, event.checksum
+        event.deadline_at, event.cause, event.outcome, event.payload, event.payload_digest, event.checksum, event.dep,
+        event.plan
     );
     RETURN ledger.evolve(state, event);
 END;

@@ -95,6 +95,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     state     ledger.waits;
+    newest    integer;
     is_stored boolean;
 BEGIN
     SELECT w.* INTO state FROM ledger.waits AS w WHERE w.job_id = append_delivery.job_id;
@@ -102,14 +103,16 @@ BEGIN
     IF NOT is_stored THEN
         state := ledger.fold(job_id);
     END IF;
-    IF state.schema_version > 1 THEN
+    IF state.schema_version > ledger.newest_schema_version() THEN
         outcome := 'newer';
         RETURN;
     END IF;
     version := state.version + 1;
     moment := greatest(moment, state.recorded_at);
     IF state.status = 'closed' THEN
+        newest := state.schema_version;
         state := ledger.new_state(job_id, state.run + 1);
+        state.schema_version := newest;
         is_stored := false;
     END IF;
     outcome := ledger.outcome_of(
@@ -144,7 +147,7 @@ CREATE OR REPLACE FUNCTION ledger.newer_streams(job_ids bigint[]) RETURNS bigint
 LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(array_agg(w.job_id), '{}')
-    FROM ledger.waits AS w WHERE w.schema_version > 1 AND w.job_id = ANY (job_ids)
+    FROM ledger.waits AS w WHERE w.schema_version > ledger.newest_schema_version() AND w.job_id = ANY (job_ids)
 $$;
 
 -- Deliver the other signals of a batch, one after the other, in the order of their places.
@@ -328,7 +331,7 @@ BEGIN
             SELECT d.place, d.call, d.job_id, d.signal_id, d.channel, d.digest, d.source, j.state::text AS job_state,
                    ledger.to_execution(j.attempted_at) AS job_execution, coalesce(w.run, 1) AS run,
                    coalesce(w.version, 0) + 1 AS version, greatest(moment, w.recorded_at) AS recorded_at, w.status,
-                   w.current, w.ordinal, w.since, w.deadline_at, w.execution, w.waits, w.inboxes
+                   w.current, w.ordinal, w.since, w.deadline_at, w.execution, w.waits, w.inboxes, w.schema_version
             FROM unnest(calls, first_tries, job_ids, signal_ids, channels, digests, keys, sources) WITH ORDINALITY
                 AS d (call, first_try, job_id, signal_id, channel, digest, key, source, place)
             -- One look-up each by the key, whatever the planner thinks of the tables.
@@ -339,7 +342,8 @@ BEGIN
                 SELECT * FROM ledger.waits AS state WHERE state.job_id = d.job_id OFFSET 0
             ) AS w ON true
             WHERE d.first_try AND d.key IS NULL AND d.job_id <> ALL (repeated) AND d.call <> ALL (refused)
-              AND CASE WHEN w.job_id IS NOT NULL THEN w.status <> 'closed' AND w.schema_version = 1
+              AND CASE WHEN w.job_id IS NOT NULL
+                       THEN w.status <> 'closed' AND w.schema_version <= ledger.newest_schema_version()
                        -- The projection may have been dropped.
                        ELSE NOT EXISTS (SELECT FROM ledger.events AS e WHERE e.job_id = d.job_id) END
         ) AS n
@@ -363,7 +367,7 @@ BEGIN
                CASE WHEN t.outcome = 'woken' THEN 'idle' ELSE coalesce(t.status, 'idle') END, t.current, t.ordinal,
                t.since, t.deadline_at, coalesce(t.execution, 0), coalesce(t.waits, '{}'),
                CASE WHEN cardinality(t.inboxes) > 0 THEN ledger.inboxes_after(t.inboxes, t.channel, t.version)
-                    ELSE ARRAY[ROW(t.channel, 1, t.version - 1)::ledger.inbox] END, 1
+                    ELSE ARRAY[ROW(t.channel, 1, t.version - 1)::ledger.inbox] END, coalesce(t.schema_version, 1)
         FROM told AS t WHERE t.outcome <> 'ignored'
         ON CONFLICT (job_id) DO UPDATE SET
             version = excluded.version, recorded_at = excluded.recorded_at, status = excluded.status,

@@ -43,7 +43,7 @@ BEGIN
             reply := 'stale'; RETURN NEXT; CONTINUE;
         END IF;
         state := ledger.state_of(job_ids[here]);
-        IF state.schema_version > 1 THEN
+        IF state.schema_version > ledger.newest_schema_version() THEN
             reply := 'newer'; RETURN NEXT; CONTINUE;
         END IF;
         IF job.is_cancelled THEN

@@ -30,7 +30,7 @@ BEGIN
         FROM oban.oban_jobs AS j
         WHERE j.id = job_ids[here];
         state := ledger.state_of(job_ids[here]);
-        IF state.schema_version > 1 THEN
+        IF state.schema_version > ledger.newest_schema_version() THEN
             -- Only a newer version of the library can go on with it (L8).
             UPDATE oban.oban_jobs AS j SET scheduled_at = timezone('UTC', moment) + interval '60 seconds'
             WHERE j.id = job_ids[here];

@@ -16,7 +16,8 @@ BEGIN
     UPDATE ledger.waits AS w
     SET version = w.version + 1, recorded_at = greatest(ledger.clock(), w.recorded_at), status = 'closed', current = NULL,
         ordinal = NULL, since = NULL, deadline_at = NULL, execution = 0, waits = '{}', inboxes = '{}'
-    WHERE w.job_id = close.job_id AND w.version > 0 AND w.status <> 'closed' AND w.schema_version = 1
+    WHERE w.job_id = close.job_id AND w.version > 0 AND w.status <> 'closed'
+      AND w.schema_version <= ledger.newest_schema_version()
     RETURNING w.* INTO state;
     IF FOUND THEN
         INSERT INTO ledger.events (
@@ -33,7 +34,7 @@ BEGIN
     IF state.version = 0 OR state.status = 'closed' THEN
         RETURN;
     END IF;
-    IF state.schema_version > 1 THEN
+    IF state.schema_version > ledger.newest_schema_version() THEN
         RAISE EXCEPTION 'signal_ledger L8: a newer version of the library has written to the stream of job %', job_id;
     END IF;
     -- The projection was dropped.
@@ -52,12 +53,13 @@ $$;
 --
 -- It is one trigger for all three, since every UPDATE of a state pays for the condition of each.
 CREATE OR REPLACE FUNCTION ledger.job_moved() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $$
 DECLARE
     has_ended boolean := TG_OP = 'DELETE' OR NEW.state IN ('completed', 'cancelled', 'discarded');
     ended_as  text    := CASE WHEN TG_OP = 'DELETE' THEN 'deleted' WHEN has_ended THEN NEW.state::text
                               ELSE OLD.state::text END;
+    noted_as  text;
 BEGIN
     IF has_ended THEN
         BEGIN
@@ -68,6 +70,11 @@ BEGIN
                 PERFORM ledger.close(OLD.id, ended_as, ledger.to_execution(OLD.attempted_at), OLD.attempt);
             ELSE
                 PERFORM ledger.close(OLD.id, ended_as, ledger.to_execution(NEW.attempted_at), NEW.attempt);
+            END IF;
+            -- Few jobs are steps: this one look-up is all that they cost the others.
+            PERFORM FROM ledger.steps AS s WHERE s.job_id = OLD.id;
+            IF FOUND THEN
+                PERFORM ledger.end_step(OLD.id, ended_as);
             END IF;
         EXCEPTION WHEN OTHERS THEN
             BEGIN
@@ -81,9 +88,13 @@ BEGIN
     ELSE
         -- If the end of the old run is not in the log, it is appended now, or the new run's events would belong to it.
         BEGIN
+            SELECT r.cause INTO noted_as FROM ledger.repairs AS r WHERE r.job_id = OLD.id;
             PERFORM ledger.close(
-                OLD.id, coalesce((SELECT r.cause FROM ledger.repairs AS r WHERE r.job_id = OLD.id), ended_as),
-                ledger.to_execution(OLD.attempted_at), OLD.attempt);
+                OLD.id, coalesce(noted_as, ended_as), ledger.to_execution(OLD.attempted_at), OLD.attempt);
+            IF noted_as IS NOT NULL THEN
+                PERFORM ledger.repair_step(OLD.id, noted_as);
+            END IF;
+            PERFORM ledger.revive_step(OLD.id);
             DELETE FROM ledger.repairs AS r WHERE r.job_id = OLD.id;
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING 'signal_ledger: the old run of job % could not be closed: %', OLD.id, SQLERRM;
@@ -182,7 +193,7 @@ FROM PUBLIC;
 -- One that fails again waits for a minute. Streams that only a newer version of the library can read stay on the list,
 -- and nothing is written for them.
 CREATE OR REPLACE FUNCTION ledger.repair(most integer) RETURNS integer
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET lock_timeout = '100ms'
 AS $$
 DECLARE
     noted record;
@@ -191,12 +202,12 @@ DECLARE
 BEGIN
     FOR noted IN
         SELECT r.job_id, r.cause FROM ledger.repairs AS r LEFT JOIN ledger.waits AS w ON w.job_id = r.job_id
-        WHERE r.noted_at <= clock_timestamp() AND coalesce(w.schema_version, 1) <= 1
+        WHERE r.noted_at <= clock_timestamp() AND coalesce(w.schema_version, 1) <= ledger.newest_schema_version()
         ORDER BY r.noted_at, r.job_id LIMIT most
     LOOP
         BEGIN
-            CONTINUE WHEN (ledger.state_of(noted.job_id)).schema_version > 1;
-            -- Never waits for a lock: the stager's tick does not begin before this is done.
+            CONTINUE WHEN (ledger.state_of(noted.job_id)).schema_version > ledger.newest_schema_version();
+            -- Hardly waits for a lock: the stager's tick does not begin before this is done.
             SELECT j.attempted_at, j.attempt INTO job FROM oban.oban_jobs AS j
             WHERE j.id = noted.job_id FOR NO KEY UPDATE SKIP LOCKED;
             CONTINUE WHEN NOT FOUND AND EXISTS (SELECT FROM oban.oban_jobs AS j WHERE j.id = noted.job_id);
@@ -204,9 +215,14 @@ BEGIN
             CONTINUE WHEN NOT FOUND;
             PERFORM ledger.close(
                 noted.job_id, noted.cause, ledger.to_execution(job.attempted_at), coalesce(job.attempt, 0));
+            PERFORM ledger.repair_step(noted.job_id, noted.cause);
             DELETE FROM ledger.repairs AS r WHERE r.job_id = noted.job_id;
             count := count + 1;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION
+        WHEN lock_not_available OR deadlock_detected THEN
+            -- Somebody holds a job that depends on this one. In a second is as good.
+            NULL;
+        WHEN OTHERS THEN
             UPDATE ledger.repairs AS r SET noted_at = clock_timestamp() + interval '1 minute'
             WHERE r.job_id = noted.job_id;
             RAISE WARNING 'signal_ledger: the end of job % cannot be appended: %', noted.job_id, SQLERRM;
@@ -263,7 +279,8 @@ AS $$
        OR ledger.to_execution(j.attempted_at) <> asked.execution
 $$;
 
--- Fold the next streams anew and store their states. Returns the jobs; NULL when there are none behind `after`.
+-- Fold the next streams anew and store their states, and the steps that they tell of. Returns the jobs; NULL when there
+-- are none behind `after`.
 CREATE OR REPLACE FUNCTION ledger.rebuild(after bigint, most integer) RETURNS bigint[]
 LANGUAGE plpgsql
 AS $$
@@ -291,15 +308,22 @@ BEGIN
     FOREACH here IN ARRAY found LOOP
         PERFORM ledger.save(ledger.fold(here));
     END LOOP;
+    PERFORM ledger.rebuild_steps(found);
     RETURN found;
 END;
 $$;
 
--- Delete the stored states that have no stream.
+-- Delete the stored states, and the steps, that have no stream.
 CREATE OR REPLACE FUNCTION ledger.drop_orphans() RETURNS void
 LANGUAGE sql
 AS $$
-    DELETE FROM ledger.waits AS w WHERE NOT EXISTS (SELECT FROM ledger.events AS e WHERE e.job_id = w.job_id)
+    DELETE FROM ledger.waits AS w WHERE NOT EXISTS (SELECT FROM ledger.events AS e WHERE e.job_id = w.job_id);
+    WITH gone AS (
+        DELETE FROM ledger.steps AS s
+        WHERE s.job_id IS NOT NULL AND NOT EXISTS (SELECT FROM ledger.events AS e WHERE e.job_id = s.job_id)
+        RETURNING s.workflow_id, s.name
+    )
+    DELETE FROM ledger.edges AS e USING gone AS g WHERE e.workflow_id = g.workflow_id AND e.name = g.name;
 $$;
 
 -- Empty the ledger, as Oban's own reset empties its tables and lets ids begin anew. For tests (promise L1).
@@ -310,6 +334,7 @@ BEGIN
     IF NOT (SELECT s.testing FROM ledger.settings AS s) THEN
         RAISE EXCEPTION 'signal_ledger L1: reset is refused, the ledger''s schema was not made with testing=True';
     END IF;
-    TRUNCATE ledger.events, ledger.waits, ledger.cancels, ledger.repairs, ledger.outbox;
+    TRUNCATE ledger.events, ledger.waits, ledger.cancels, ledger.repairs, ledger.outbox, ledger.steps, ledger.edges,
+        ledger.ends;
 END;
 $$;

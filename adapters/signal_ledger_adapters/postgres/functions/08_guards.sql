@@ -40,6 +40,10 @@ BEGIN
         WHEN 'awaited'   THEN (NEW.execution, NEW.channel) IS NOT NULL AND NEW.ordinal > 0
         WHEN 'snoozed'   THEN (NEW.execution, NEW.channel) IS NOT NULL AND NEW.ordinal > 0
         WHEN 'closed'    THEN NEW.cause IS NOT NULL
+        WHEN 'planned'   THEN NEW.plan IS NOT NULL
+        WHEN 'released'  THEN NEW.dep IS NOT NULL
+        WHEN 'skipped'   THEN (NEW.dep, NEW.cause) IS NOT NULL
+        WHEN 'cascaded'  THEN (NEW.dep, NEW.cause) IS NOT NULL
         ELSE true END) IS NOT TRUE
     THEN
         RAISE EXCEPTION 'signal_ledger W8: an event of kind % lacks a column that its kind must have', NEW.kind

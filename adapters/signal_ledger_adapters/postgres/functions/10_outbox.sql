@@ -43,7 +43,8 @@ CREATE OR REPLACE FUNCTION ledger.can_be_relayed(stored ledger.outbox) RETURNS b
 LANGUAGE sql VOLATILE
 AS $$
     SELECT (stored.retry_at IS NULL OR stored.retry_at <= clock_timestamp())
-       AND NOT EXISTS (SELECT FROM ledger.waits AS w WHERE w.job_id = stored.job_id AND w.schema_version > 1)
+       AND NOT EXISTS (SELECT FROM ledger.waits AS w
+                       WHERE w.job_id = stored.job_id AND w.schema_version > ledger.newest_schema_version())
 $$;
 
 -- Deliver rows of the outbox, in the order of their places, and strike them. Returns how many were delivered or refused.

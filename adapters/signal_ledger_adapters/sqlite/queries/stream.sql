@@ -23,6 +23,8 @@ SELECT position,
        outcome,
        payload,
        payload_digest,
+       dep,
+       plan,
        checksum
 FROM signal_ledger_events
 WHERE job_id = ?

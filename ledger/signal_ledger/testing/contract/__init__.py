@@ -5,11 +5,12 @@ Each test names the promise of the design that it checks. Bind it by a subclass 
 """
 
 from signal_ledger.testing.contract.delivery import DeliveryContract
+from signal_ledger.testing.contract.flow import FlowContract
 from signal_ledger.testing.contract.life import LifeContract
 from signal_ledger.testing.contract.log import LogContract
 from signal_ledger.testing.contract.outbox import OutboxContract
 from signal_ledger.testing.contract.waiting import WaitContract
 
 
-class StoreContract(DeliveryContract, WaitContract, LifeContract, LogContract, OutboxContract):
+class StoreContract(DeliveryContract, WaitContract, LifeContract, LogContract, OutboxContract, FlowContract):
     """All of it."""
