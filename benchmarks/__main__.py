@@ -21,6 +21,7 @@ SECTIONS = {
     "log": ("PostgreSQL: deliver, by the length of the log", "benchmarks.log_size:log_size"),
     "oban": ("Oban on PostgreSQL", "benchmarks.oban_engine:oban_engine"),
     "idle": ("Oban on PostgreSQL: an idle worker", "benchmarks.idle:idle"),
+    "flow": ("Workflows: a step in a large one beside a step in a small one", "benchmarks.flow:flow"),
     "where": ("PostgreSQL: where a delivery's time goes", "benchmarks.where:where"),
     "peers": ("Beside other libraries", "benchmarks.peers:peers"),
 }
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--events", type=int, action="append", help="a size of the log; may be repeated (default: 0 and 200,000)"
     )
+    parser.add_argument("--steps", type=int, default=10_000, help="the size of a large workflow (default: 10,000)")
     parser.add_argument(
         "--absurd-schema", type=Path, help="sql/absurd.sql of Absurd's repository; without it, no Absurd"
     )
@@ -53,6 +55,7 @@ def main() -> None:
                 folder=Path(folder).resolve(),
                 rounds=chosen.rounds,
                 seconds=chosen.seconds,
+                steps=chosen.steps,
                 absurd_schema=chosen.absurd_schema,
             )
             if chosen.events is not None:

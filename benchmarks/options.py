@@ -13,6 +13,7 @@ class Options:
         rounds: How often each figure is measured.
         seconds: How long a measurement takes.
         events: Sizes of the log, for the cost of a signal by them.
+        steps: The size of a large workflow.
         absurd_schema: The file with Absurd's schema, as its project publishes it; None leaves Absurd out.
     """
 
@@ -20,4 +21,5 @@ class Options:
     rounds: int = 5
     seconds: float = 1.0
     events: tuple[int, ...] = (0, 200_000)
+    steps: int = 10_000
     absurd_schema: Path | None = None

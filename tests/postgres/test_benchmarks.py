@@ -1,11 +1,12 @@
 """The benchmarks of PostgreSQL run, on small numbers; what they measure is no test's business."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import cluster as bench_cluster
-from benchmarks import idle, log_size, oban_engine, postgres, where
+from benchmarks import flow, idle, log_size, oban_engine, postgres, where
 from benchmarks.options import Options
 from benchmarks.usage import Usage
 from signal_ledger import open_ledger
@@ -87,3 +88,10 @@ async def test_the_processor_time_of_the_server_is_measured(cluster, ledger_url)
 
     # The connection's process has ended, or is about to.
     await eventually(is_counted)
+
+
+async def test_the_benchmark_of_workflows_runs(options, monkeypatch):
+    monkeypatch.setattr(flow, "SMALL", 3)
+    figures = await flow.flow(replace(options, steps=5))
+    assert len(figures) == 8
+    assert all(figure.value > 0 for figure in figures)
