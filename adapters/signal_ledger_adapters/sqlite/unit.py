@@ -235,7 +235,8 @@ class SqliteUnit:
 
     def restore_step(self, step: Step, deps: Sequence[str]) -> None:
         """Keep a step that the log tells of, unless that is done; how it went on is for `rewrite_workflow`."""
-        self._select("step_restore", *step_insert_columns(step))
+        columns = step_insert_columns(step)
+        self._select("step_restore", *columns, *columns[:4])
         self._select("edges_restore", step.plan.workflow_id, step.plan.name, to_json(deps))
 
     def workflow_after(self, workflow_id: str) -> str | None:
@@ -316,7 +317,7 @@ class SqliteUnit:
 
     def steps_named(self, workflow_id: str, names: Sequence[str]) -> list[Step]:
         return (
-            [to_step(columns) for columns in self._select("steps_named", workflow_id, to_json(names))] if names else []
+            [to_step(columns) for columns in self._select("steps_named", to_json(names), workflow_id)] if names else []
         )
 
     def add_step(self, step: Step, deps: Sequence[str]) -> None:
@@ -331,10 +332,10 @@ class SqliteUnit:
         return [name for [name] in self._select("edges_end", cause, workflow_id, dep)]
 
     def reopen_edges(self, workflow_id: str, names: Sequence[str]) -> None:
-        self._select("edges_reopen", workflow_id, to_json(names))
+        self._select("edges_reopen", workflow_id, to_json(names), to_json(names))
 
     def edges_to(self, workflow_id: str, names: Sequence[str]) -> Mapping[str, Mapping[str, Cause | None]]:
-        return _edges(self._select("edges_to_steps", workflow_id, to_json(names)))
+        return _edges(self._select("edges_to_steps", to_json(names), workflow_id))
 
     def seen_steps(self, workflow_id: str) -> list[SeenStep]:
         edges = _edges(self._select("edges_of_workflow", workflow_id))

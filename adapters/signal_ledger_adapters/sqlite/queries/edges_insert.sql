@@ -4,5 +4,5 @@
 -- Rows: none.
 
 INSERT INTO signal_ledger_edges (workflow_id, name, dep)
-SELECT ?1, ?2, wanted.value
-FROM json_each(?3) AS wanted
+SELECT ?, ?, wanted.value
+FROM json_each(?) AS wanted
