@@ -114,6 +114,7 @@ class Workflow:
         self._jobs: dict[str, Job] = {}
         self._job_ids: dict[str, JobId] = {}
         self._is_loaded = False
+        self._is_confirmed = False
 
     @classmethod
     async def load(cls, id: str, *, via: Engine | Ledger | None = None) -> Self:  # noqa: A002 - as it is called
@@ -294,7 +295,8 @@ class Workflow:
             channel: The channel.
             key: Makes the call idempotent.
             source: Who or what signals.
-            conn: The caller's own connection.
+            conn: The caller's own connection. Whether the workflow was enqueued is not looked up then: it may have been
+                in this very transaction.
             timeout: Bounds the call with its retries, in seconds.
 
         Returns:
@@ -305,10 +307,23 @@ class Workflow:
             ValueError: The workflow has no such step, or has not been enqueued; nothing was delivered.
         """
         targets = [self._job_id(each) for each in self._names("name", name)]
+        if conn is None:
+            await self._confirm()
         target = targets[0] if isinstance(name, str) else targets
         return await self._opened.signal(
             target, payload, channel=channel, key=key, source=source, conn=conn, timeout=timeout
         )
+
+    async def _confirm(self) -> None:
+        """See once that the ledger has the steps: after a rollback, SQLite gives the ids of their jobs to others."""
+        if self._is_loaded or self._is_confirmed:
+            return
+        found = {one.name: one.step.job_id for one in await self._ledger.steps(self._id)}
+        if any(found.get(name) != job_id for name, job_id in self.job_ids.items()):
+            raise ValueError(
+                f"{self}: expected to be enqueued before it is signalled; was its transaction rolled back?"
+            )
+        self._is_confirmed = True
 
     def _job_id(self, name: str) -> JobId:
         if name not in self._plans:

@@ -236,6 +236,29 @@ async def test_f5_a_workflow_is_enqueued_with_the_callers_own_changes(it, url, p
         assert await it.engine.ledger.steps(workflow.id) == []
 
 
+async def test_f4_a_workflow_that_was_rolled_back_signals_nobody_elses_job(it, path):
+    lost, other = order(), order()
+    async with aiosqlite.connect(path) as conn:
+        await it.engine.enqueue_many(lost, conn=conn)
+        await conn.rollback()
+    await it.engine.enqueue_many(other)
+    assert lost.job_ids == other.job_ids
+    with pytest.raises(ValueError, match=r"expected to be enqueued before it is signalled; was its transaction rolled"):
+        await lost.signal("approval", "for the lost one")
+    assert {event.kind for event in await it.engine.ledger.history(other.job_ids["approval"])} <= {"planned", "awaited"}
+
+
+@pytest.mark.parametrize(
+    ("name", "state"), [("approval", "suspended"), ("charge", "available"), ("approval", "completed")]
+)
+async def test_f1_a_step_in_a_state_that_does_not_fit_its_deps_is_refused(it, name, state):
+    workflow = order()
+    workflow.jobs[name].state = state
+    with pytest.raises(ValueError, match=f"step '{name}': expected state suspended if it has deps"):
+        await it.engine.enqueue_many(workflow)
+    assert await it.engine.ledger.steps(workflow.id) == []
+
+
 @pytest.mark.parametrize("as_aiosqlite", [True, False])
 async def test_f5_the_first_statement_of_a_transaction_may_be_the_workflow(it, url, path, as_aiosqlite):
     workflow = order()

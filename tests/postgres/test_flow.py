@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 from signal_ledger import open_ledger
 from signal_ledger.causes import Cause
 from signal_ledger.jobs import JobState
+from signal_ledger.ledger import Ledger
 from signal_ledger.plan import Plan
 from signal_ledger.steps import steps_to_retry
 from signal_ledger.testing.contract.steps import executing, kinds
@@ -119,6 +120,7 @@ async def test_f5_the_log_holds_the_plan_as_the_library_writes_it(bench, admin):
             deps=tuple(names[1:]),
             ignore=(Cause.CANCELLED, Cause.DELETED),
         ).to_meta(),
+        "suspended",
     )
     [recorded] = await bench.store.history(job_id)
     assert recorded.plan.deps == tuple(names[1:])
@@ -589,3 +591,104 @@ async def test_f5_a_step_whose_last_dep_ended_while_its_edges_were_lost_is_told_
     told = "released" if end is JobState.COMPLETED else "cascaded"
     assert state(admin, held) == ("available" if end is JobState.COMPLETED else "cancelled")
     assert (await kinds(bench, held))[1] == told
+
+
+# Ends that are told of late, and jobs that have gone on meanwhile.
+
+
+@pytest.fixture
+def impatient(ledger_url):
+    with psycopg.connect(ledger_url, options="-c lock_timeout=50ms", autocommit=True) as connection:
+        yield connection
+
+
+def pair(admin):
+    dep = insert(admin, meta("dep"))
+    return dep, insert(admin, meta("held", "dep"), "suspended")
+
+
+async def test_l3_a_signal_to_a_job_that_was_retried_before_its_end_was_told_is_kept(bench, admin, connect, impatient):
+    dep, held = pair(admin)
+    holder = connect()
+    holder.execute("SELECT FROM oban_jobs WHERE id = %s FOR UPDATE", [held])
+    impatient.execute(MARK, ["cancelled", [dep]])
+    impatient.execute(MARK, ["available", [dep]])
+    receipt = await bench.signaller.send(dep, "precious")
+    assert receipt.outcome == "buffered"
+    holder.rollback()
+    admin.execute("SELECT signal_ledger.repair(100)")
+    assert await kinds(bench, dep) == ["planned", "closed", "planned", "delivered"]
+    assert state(admin, held) == "cancelled"
+    [step, _] = await bench.store.steps("w")
+    assert (step.name, step.step.ended_as) == ("dep", None)
+    await finish(bench, dep)
+    assert (await Ledger(bench.store, None).verify()).ok
+
+
+async def test_l3_so_is_one_to_a_job_that_ended_and_was_retried_at_repeatable_read(bench, admin, connect):
+    dep, held = pair(admin)
+    strict = connect()
+    strict.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    strict.execute(MARK, ["cancelled", [dep]])
+    strict.commit()
+    strict.execute("SELECT FROM oban_jobs")
+    admin.execute("UPDATE oban_jobs SET priority = 1 WHERE id = %s", [held])
+    strict.execute(MARK, ["available", [dep]])
+    strict.commit()
+    await bench.signaller.send(dep, "precious")
+    admin.execute("SELECT signal_ledger.repair(100)")
+    assert await kinds(bench, dep) == ["planned", "closed", "planned", "delivered"]
+    assert state(admin, held) == "cancelled"
+    await finish(bench, dep)
+    assert (await Ledger(bench.store, None).verify()).ok
+
+
+async def test_f5_an_end_that_was_noted_is_told_of_before_the_workflow_is_retried(bench, admin, connect, impatient):
+    dep, held = pair(admin)
+    holder = connect()
+    holder.execute("SELECT FROM oban_jobs WHERE id = %s FOR UPDATE", [held])
+    impatient.execute(MARK, ["cancelled", [dep]])
+    holder.rollback()
+    assert await bench.store.retry_steps("w", ["dep", "held"]) == 2
+    assert await kinds(bench, dep) == ["planned", "closed", "planned"]
+    assert await kinds(bench, held) == ["planned", "cascaded", "closed", "planned"]
+    assert (state(admin, dep), state(admin, held)) == ("available", "suspended")
+    assert admin.execute("SELECT * FROM signal_ledger.repairs").fetchall() == []
+    assert (await Ledger(bench.store, None).verify()).ok
+
+
+async def test_f2_of_a_dep_that_ends_twice_in_a_transaction_the_first_end_counts(bench, admin, connect):
+    deps = [insert(admin, meta(f"dep {number}")) for number in range(30)]
+    held = [insert(admin, meta(f"held {number}", f"dep {number}"), "suspended") for number in range(30)]
+    one = connect()
+    for ended_as in ("completed", "available", "cancelled"):
+        one.execute(MARK, [ended_as, deps])
+    one.commit()
+    assert {state(admin, job_id) for job_id in held} == {"available"}
+
+
+@pytest.mark.parametrize(
+    ("deps", "job_state"), [([], "suspended"), (["dep"], "available"), ([], "completed"), (["dep"], "cancelled")]
+)
+def test_f1_a_step_in_a_state_that_does_not_fit_its_deps_is_refused(admin, deps, job_state):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="signal_ledger F1: workflow w, step step: expected"):
+        insert(admin, meta("step", *deps), job_state)
+    assert admin.execute("SELECT id FROM oban_jobs").fetchall() == []
+
+
+def test_f5_a_step_cannot_wait_for_itself(admin):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"signal_ledger F5: .* cannot wait for itself"):
+        insert(admin, {**meta("dep"), "name": "step", "deps": ["step"]}, "suspended")
+
+
+@pytest.mark.timeout(60)
+async def test_l3_whoever_holds_a_dependant_does_not_hold_up_a_commit_for_long(bench, admin, connect, ledger_url):
+    dep, held = pair(admin)
+    holder = connect()
+    holder.execute("SELECT FROM oban_jobs WHERE id = %s FOR UPDATE", [held])
+    with psycopg.connect(ledger_url, autocommit=True) as other:
+        await asyncio.to_thread(other.execute, MARK, ["completed", [dep]])
+    assert (state(admin, dep), state(admin, held)) == ("completed", "suspended")
+    holder.rollback()
+    await bench.store.tick()
+    assert state(admin, held) == "available"

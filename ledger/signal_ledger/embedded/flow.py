@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from signal_ledger.causes import Cause
-from signal_ledger.embedded.job_row import JobRow
+from signal_ledger.embedded.job_row import JobRow, NewJob
 from signal_ledger.embedded.unit import EmbeddedUnit
 from signal_ledger.events import Cascaded, Event, Planned, Released, Skipped
-from signal_ledger.jobs import JobState
+from signal_ledger.jobs import TERMINAL, JobState
 from signal_ledger.names import JobId
 from signal_ledger.operations import append, close
 from signal_ledger.plan import Plan
@@ -21,16 +21,16 @@ from signal_ledger.unit import AnyJobs
 from signal_ledger.upcast import NewerEventError
 
 
-def require_new_steps(unit: EmbeddedUnit, metas: Iterable[Mapping[str, object]]) -> None:
+def require_new_steps(unit: EmbeddedUnit, jobs: Iterable[NewJob]) -> None:
     """Check the plans of jobs that are to be inserted.
 
     Raises:
-        ValueError: One is incomplete, or its workflow has such a step already.
+        ValueError: One is incomplete, its workflow has such a step already, or its state is none that it can begin in.
     """
+    steps = [(plan, job.state) for job in jobs if (plan := Plan.of_meta(job.meta)) is not None]
     names: dict[str, list[str]] = {}
-    for plan in map(Plan.of_meta, metas):
-        if plan is not None:
-            names.setdefault(plan.workflow_id, []).append(plan.name)
+    for plan, _ in steps:
+        names.setdefault(plan.workflow_id, []).append(plan.name)
     for workflow_id, new in names.items():
         known = [step.plan.name for step in unit.steps_named(workflow_id, new)]
         twice = known or [name for name, count in Counter(new).items() if count > 1]
@@ -38,6 +38,12 @@ def require_new_steps(unit: EmbeddedUnit, metas: Iterable[Mapping[str, object]])
             raise ValueError(
                 f"workflow {workflow_id}: expected new names for its steps, {twice[0]!r} is in it already; "
                 "a workflow is enqueued once"
+            )
+    for plan, state in steps:
+        if state in TERMINAL or (state is JobState.SUSPENDED) != bool(plan.deps):
+            raise ValueError(
+                f"workflow {plan.workflow_id}, step {plan.name!r}: expected state suspended if it has deps, and one of "
+                f"a job that may run if it has none; got {state}, and deps {list(plan.deps)}"
             )
 
 

@@ -44,7 +44,7 @@ class InsertJobs(AnyJobs):
 
     def run(self, unit: EmbeddedUnit) -> list[JobRow]:
         """Return the rows, in the order of the jobs."""
-        require_new_steps(unit, [job.meta for job in self.jobs])
+        require_new_steps(unit, self.jobs)
         rows = [unit.insert(job) for job in self.jobs]
         for row in rows:
             begin_step(unit, row)

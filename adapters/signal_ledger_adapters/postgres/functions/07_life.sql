@@ -92,10 +92,19 @@ BEGIN
             PERFORM ledger.close(
                 OLD.id, coalesce(noted_as, ended_as), ledger.to_execution(OLD.attempted_at), OLD.attempt);
             IF noted_as IS NOT NULL THEN
-                PERFORM ledger.repair_step(OLD.id, noted_as);
+                UPDATE ledger.steps AS s SET ended_as = noted_as, ended_at = ledger.clock()
+                WHERE s.job_id = OLD.id AND s.ended_as IS NULL;
             END IF;
             PERFORM ledger.revive_step(OLD.id);
-            DELETE FROM ledger.repairs AS r WHERE r.job_id = OLD.id;
+            IF noted_as IS NOT NULL THEN
+                -- Needs the locks of other jobs, without which the new run begins all the same.
+                BEGIN
+                    PERFORM ledger.tell_dependants_of(OLD.id, noted_as);
+                    DELETE FROM ledger.repairs AS r WHERE r.job_id = OLD.id;
+                EXCEPTION WHEN OTHERS THEN
+                    RAISE WARNING 'signal_ledger: those that depend on job % are told later: %', OLD.id, SQLERRM;
+                END;
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING 'signal_ledger: the old run of job % could not be closed: %', OLD.id, SQLERRM;
         END;
@@ -188,6 +197,25 @@ REVOKE EXECUTE ON FUNCTION
     ledger.job_moved(), ledger.job_changes(), ledger.cancel_requested(), ledger.job_retried()
 FROM PUBLIC;
 
+-- Make up for the end of a job that was noted. Call it under the job's lock.
+CREATE OR REPLACE FUNCTION ledger.repair_job(job_id bigint, cause text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    job record;
+BEGIN
+    SELECT j.attempted_at, j.attempt, j.state INTO job FROM oban.oban_jobs AS j WHERE j.id = repair_job.job_id;
+    -- One that was taken up again has a new run since, with signals of its own: that is not what ended.
+    IF NOT FOUND OR ledger.is_terminal(job.state::text) THEN
+        PERFORM ledger.close(job_id, cause, ledger.to_execution(job.attempted_at), coalesce(job.attempt, 0));
+        UPDATE ledger.steps AS s SET ended_as = cause, ended_at = ledger.clock()
+        WHERE s.job_id = repair_job.job_id AND s.ended_as IS NULL;
+    END IF;
+    PERFORM ledger.tell_dependants_of(job_id, cause);
+    DELETE FROM ledger.repairs AS r WHERE r.job_id = repair_job.job_id;
+END;
+$$;
+
 -- Append the closed events that could not be appended when their jobs ended. Returns how many were appended.
 --
 -- One that fails again waits for a minute. Streams that only a newer version of the library can read stay on the list,
@@ -197,7 +225,6 @@ LANGUAGE plpgsql SET lock_timeout = '100ms'
 AS $$
 DECLARE
     noted record;
-    job   record;
     count integer := 0;
 BEGIN
     FOR noted IN
@@ -208,15 +235,11 @@ BEGIN
         BEGIN
             CONTINUE WHEN (ledger.state_of(noted.job_id)).schema_version > ledger.newest_schema_version();
             -- Hardly waits for a lock: the stager's tick does not begin before this is done.
-            SELECT j.attempted_at, j.attempt INTO job FROM oban.oban_jobs AS j
-            WHERE j.id = noted.job_id FOR NO KEY UPDATE SKIP LOCKED;
+            PERFORM FROM oban.oban_jobs AS j WHERE j.id = noted.job_id FOR NO KEY UPDATE SKIP LOCKED;
             CONTINUE WHEN NOT FOUND AND EXISTS (SELECT FROM oban.oban_jobs AS j WHERE j.id = noted.job_id);
             PERFORM FROM ledger.repairs AS r WHERE r.job_id = noted.job_id FOR UPDATE SKIP LOCKED;
             CONTINUE WHEN NOT FOUND;
-            PERFORM ledger.close(
-                noted.job_id, noted.cause, ledger.to_execution(job.attempted_at), coalesce(job.attempt, 0));
-            PERFORM ledger.repair_step(noted.job_id, noted.cause);
-            DELETE FROM ledger.repairs AS r WHERE r.job_id = noted.job_id;
+            PERFORM ledger.repair_job(noted.job_id, noted.cause);
             count := count + 1;
         EXCEPTION
         WHEN lock_not_available OR deadlock_detected THEN

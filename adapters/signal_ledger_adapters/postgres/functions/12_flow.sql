@@ -193,16 +193,14 @@ BEGIN
 END;
 $$;
 
--- Make up for an end that could not be noted, or of which the dependants could not be told.
-CREATE OR REPLACE FUNCTION ledger.repair_step(job_id bigint, cause text) RETURNS void
+-- Tell those that depend on a job, if it is a step, of an end of which they could not be told.
+CREATE OR REPLACE FUNCTION ledger.tell_dependants_of(job_id bigint, cause text) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off
 AS $$
 DECLARE
     ended record;
 BEGIN
-    UPDATE ledger.steps AS s SET ended_as = coalesce(s.ended_as, cause), ended_at = coalesce(s.ended_at, ledger.clock())
-    WHERE s.job_id = repair_step.job_id
-    RETURNING s.workflow_id, s.name INTO ended;
+    SELECT s.workflow_id, s.name INTO ended FROM ledger.steps AS s WHERE s.job_id = tell_dependants_of.job_id;
     IF FOUND THEN
         PERFORM ledger.tell_dependants(ended.workflow_id, ARRAY[ended.name], ARRAY[cause]);
     END IF;
@@ -216,6 +214,8 @@ $$;
 -- A fault must not stop the commit, which is one of Oban's (promise L3): the ends are noted for repair.
 CREATE OR REPLACE FUNCTION ledger.tell_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+    -- Statement timeouts do not end a commit. Whoever keeps a dependant locked must not keep Oban's acknowledgements, too.
+    SET lock_timeout = '1s'
 AS $$
 DECLARE
     ended record;
@@ -225,10 +225,15 @@ BEGIN
     END IF;
     BEGIN
         FOR ended IN
-            WITH own AS (DELETE FROM ledger.ends AS e WHERE e.place >= NEW.place RETURNING e.*)
-            SELECT o.workflow_id, array_agg(o.name ORDER BY o.job_id) AS names,
-                   array_agg(o.cause ORDER BY o.job_id) AS causes
-            FROM own AS o GROUP BY o.workflow_id ORDER BY o.workflow_id
+            WITH own AS (
+                DELETE FROM ledger.ends AS e WHERE e.place >= NEW.place RETURNING e.*
+            ), first AS (
+                -- Of a job that ended, was retried and ended again.
+                SELECT DISTINCT ON (o.job_id) o.* FROM own AS o ORDER BY o.job_id, o.place
+            )
+            SELECT f.workflow_id, array_agg(f.name ORDER BY f.job_id) AS names,
+                   array_agg(f.cause ORDER BY f.job_id) AS causes
+            FROM first AS f GROUP BY f.workflow_id ORDER BY f.workflow_id
         LOOP
             PERFORM ledger.tell_dependants(ended.workflow_id, ended.names, ended.causes);
         END LOOP;
@@ -237,7 +242,7 @@ BEGIN
             RAISE WARNING 'signal_ledger: the dependants of a step are told later: %', SQLERRM;
             WITH own AS (DELETE FROM ledger.ends AS e WHERE e.place >= NEW.place RETURNING e.*)
             INSERT INTO ledger.repairs (job_id, cause, noted_at)
-            SELECT o.job_id, o.cause, clock_timestamp() FROM own AS o
+            SELECT DISTINCT ON (o.job_id) o.job_id, o.cause, clock_timestamp() FROM own AS o ORDER BY o.job_id, o.place
             ON CONFLICT (job_id) DO NOTHING;
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING 'signal_ledger: the end of step %, job %, could not be noted: %', NEW.name, NEW.job_id, SQLERRM;
@@ -328,6 +333,10 @@ BEGIN
         RAISE EXCEPTION 'signal_ledger F5: workflow %, step %: expected each dep once, found %', workflow_id, name,
             left(given::text, 200) USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF name = ANY (deps) THEN
+        RAISE EXCEPTION 'signal_ledger F5: workflow %, step %: expected other steps as deps, it cannot wait for itself',
+            workflow_id, name USING ERRCODE = 'invalid_parameter_value';
+    END IF;
 END;
 $$;
 
@@ -343,6 +352,11 @@ DECLARE
     moment timestamptz := ledger.clock();
     ended  record;
 BEGIN
+    IF ledger.is_terminal(NEW.state::text) OR (NEW.state = 'suspended') <> (step.deps <> '{}') THEN
+        RAISE EXCEPTION 'signal_ledger F1: workflow %, step %: expected state suspended if it has deps, and one of a job '
+            'that may run if it has none; found state %, deps %', step.workflow_id, step.name, NEW.state, step.deps
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     -- Whoever has just now enqueued the same step, or one that depends on it, is waited for.
     INSERT INTO ledger.steps AS s (workflow_id, name, job_id, plan, ignore, held, planned_at)
     VALUES (step.workflow_id, step.name, NEW.id, step.plan, step.ignore, cardinality(step.deps), moment)
@@ -411,6 +425,10 @@ BEGIN
     ) AS found;
     PERFORM FROM oban.oban_jobs AS j WHERE j.id = ANY (job_ids) ORDER BY j.id FOR NO KEY UPDATE;
     moment := ledger.begin_writing();
+    -- Ends of which nobody has been told yet come first.
+    FOR step IN SELECT r.job_id, r.cause FROM ledger.repairs AS r WHERE r.job_id = ANY (job_ids) ORDER BY r.job_id LOOP
+        PERFORM ledger.repair_job(step.job_id, step.cause);
+    END LOOP;
     PERFORM FROM ledger.steps AS s WHERE s.job_id = ANY (job_ids) ORDER BY s.job_id FOR NO KEY UPDATE;
     -- Marked by a number of deps that no step has.
     WITH marked AS (
