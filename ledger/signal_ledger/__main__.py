@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import signal_ledger
+from signal_ledger.ports import StoreUnavailableError
 
 URL_VARIABLE = "SIGNAL_LEDGER_URL"
 """Names the database, unless the command line does."""
@@ -36,10 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         migrated = asyncio.run(signal_ledger.migrate(url, schema=chosen.schema, oban_prefix=chosen.oban_prefix))
     except ValueError as error:
         return _say(error, 2)
-    except signal_ledger.SchemaError as error:
+    except (signal_ledger.SchemaError, StoreUnavailableError) as error:
         return _say(error, 1)
-    except OSError as error:
-        return _say(f"the database cannot be reached at the host that the URL names: {error}", 1)
     except Exception as error:  # noqa: BLE001 - whatever the driver has to say; none says the password
         return _say(f"{type(error).__name__}: {error}", 1)
     print(f"the schema {chosen.schema} has version {migrated}")  # noqa: T201
