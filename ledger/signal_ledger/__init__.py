@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from signal_ledger.receipt import Outcome as Outcome
     from signal_ledger.receipt import Receipt as Receipt
     from signal_ledger.recorded import RecordedEvent as RecordedEvent
+    from signal_ledger.verify import Progress as Progress
     from signal_ledger.verify import Report as Report
     from signal_ledger.verify_stream import Finding as Finding
     from signal_ledger.wait_state import WaitState as WaitState
@@ -50,6 +51,7 @@ __all__ = [
     "ObanEngine",
     "Outcome",
     "PayloadError",
+    "Progress",
     "Receipt",
     "RecordedEvent",
     "Report",
@@ -82,6 +84,7 @@ _HOMES = {
     "ObanEngine": "signal_ledger_adapters.oban.engine",
     "Outcome": "signal_ledger.receipt",
     "PayloadError": "signal_ledger.errors",
+    "Progress": "signal_ledger.verify",
     "Receipt": "signal_ledger.receipt",
     "RecordedEvent": "signal_ledger.recorded",
     "Report": "signal_ledger.verify",

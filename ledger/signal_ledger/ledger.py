@@ -1,6 +1,6 @@
 """The ledger: signals from a process without an engine, and the questions of operators and auditors."""
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,7 +14,7 @@ from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, LedgerStore, WaitingJob
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.steps import SeenStep, steps_to_retry
-from signal_ledger.verify import Report, verify
+from signal_ledger.verify import FINDINGS_MAX, Progress, Report, verify
 from signal_ledger.wait_state import WaitState
 
 _PAGE = 500
@@ -197,14 +197,38 @@ class Ledger(CanSignal):
                 yield recorded
             await self._store.changed(mark)
 
-    async def verify(self) -> Report:
+    async def verify(
+        self, *, progress: Callable[[Progress], object] | None = None, findings_max: int = FINDINGS_MAX
+    ) -> Report:
         """Check the whole log and its projection, at one moment.
+
+        It reads the log once, from its first stream to its last, in memory that does not grow with it.
+
+        Args:
+            progress: Called after every 10,000 events, and at the end. What it raises ends the work.
+            findings_max: The report keeps at most so many findings; it counts all. 0 or more.
 
         Returns:
             A report with ``ok`` and ``findings``; each finding names the job, the version and what was expected.
+
+        Raises:
+            ValueError: ``findings_max`` is negative, or no int.
+
+        Example:
+            >>> import asyncio
+            >>> from signal_ledger import lite
+            >>>
+            >>> async def main():
+            ...     async with lite("sqlite:///signals.db", queues={}) as engine:
+            ...         await engine.ledger.verify(progress=lambda done: print(done.events, "of about", done.total))
+            >>>
+            >>> asyncio.run(main())
+            0 of about 0
         """
+        if type(findings_max) is not int or findings_max < 0:
+            raise ValueError(f"findings_max: expected an int of 0 or more, got {findings_max!r}")
         async with self._store.snapshot() as snapshot:
-            return await verify(snapshot)
+            return await verify(snapshot, progress=progress, findings_max=findings_max)
 
     async def rebuild(self) -> int:
         """Fold every stream, and every workflow, anew and store the results, while the system runs.

@@ -413,3 +413,6 @@ class MemorySnapshot:
 
     async def repairs(self) -> list[JobId]:
         return sorted(self._tables.repairs)
+
+    async def newest_position(self) -> int:
+        return len(self._tables.rows)

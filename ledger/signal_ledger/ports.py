@@ -144,6 +144,10 @@ class Snapshot(Protocol):
         """Return the jobs whose streams are known to lack an event."""
         ...
 
+    async def newest_position(self) -> int:
+        """Return the position of the newest event; 0 for an empty log."""
+        ...
+
 
 class DeliveryStore(Protocol):
     """A place that signals can be sent to."""

@@ -1,6 +1,6 @@
 """`verify`: is the log whole, and is its projection what it folds to (promises L3, L7)?"""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,29 @@ from signal_ledger.story import StepStory
 from signal_ledger.verify_stream import Finding, StreamCheck
 from signal_ledger.wait_state import WaitState
 
+FINDINGS_MAX = 10_000
+"""How many findings a report keeps, unless the caller says otherwise: a log that is damaged all over must fit."""
+
+PROGRESS_EVERY = 10_000
+"""After how many events the progress is told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far `Ledger.verify` has come.
+
+    Args:
+        events: How many events have been checked.
+        total: About how many there are: the position of the newest one. PostgreSQL's positions may have gaps.
+        streams: How many streams they are in.
+        found: How many findings there are so far.
+    """
+
+    events: int
+    total: int
+    streams: int
+    found: int
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -20,49 +43,81 @@ class Report:
     Args:
         events: How many events were checked.
         streams: How many streams they are in.
-        findings: What is wrong, in the order of the jobs.
+        findings: What is wrong, in the order of the jobs; the first ones, if there are very many.
+        found: How many findings there are.
     """
 
     events: int
     streams: int
     findings: tuple[Finding, ...]
+    found: int
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.findings
+        return self.found == 0
 
     def __str__(self) -> str:
-        verdict = "ok" if self.ok else _count(len(self.findings), "finding")
+        verdict = "ok" if self.ok else _count(self.found, "finding")
         lines = [f"verify: {verdict} ({_count(self.events, 'event')}, {_count(self.streams, 'stream')})"]
-        return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])
+        lines += [f"  {finding}" for finding in self.findings]
+        if self.found > len(self.findings):
+            lines.append(f"  and {self.found - len(self.findings)} more")
+        return "\n".join(lines)
 
 
-async def verify(snapshot: Snapshot) -> Report:
-    """Read the whole log once, in order, beside its projection."""
-    findings: list[Finding] = []
+class _Findings:
+    """What is wrong: all of it counted, the first ones kept."""
+
+    def __init__(self, kept_max: int) -> None:
+        self.kept: list[Finding] = []
+        self.count = 0
+        self._kept_max = kept_max
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            self.count += 1
+            if len(self.kept) < self._kept_max:
+                self.kept.append(finding)
+
+
+async def verify(
+    snapshot: Snapshot, *, progress: Callable[[Progress], object] | None = None, findings_max: int = FINDINGS_MAX
+) -> Report:
+    """Read the whole log once, in order, beside its projection.
+
+    Args:
+        snapshot: The log and its projection.
+        progress: Told now and then, and at the end. What it raises ends the work.
+        findings_max: At most so many findings are kept; all are counted.
+    """
+    findings = _Findings(findings_max)
     events = streams = 0
+    total = 0 if progress is None else await snapshot.newest_position()
     repairs = await snapshot.repairs()
     states, steps = _States(snapshot.states()), _Steps(snapshot.steps(), frozenset(repairs))
     check: StreamCheck | None = None
     async for _, row in snapshot.rows():
         if check is None or check.job_id != row.job_id:
             if check is not None:
-                findings += [*await states.compare(check), *await steps.compare(check)]
+                findings.add([*await states.compare(check), *await steps.compare(check)])
             check = StreamCheck(JobId(row.job_id))
             streams += 1
-        findings += check.check(row)
+        findings.add(check.check(row))
         events += 1
+        if progress is not None and events % PROGRESS_EVERY == 0:
+            progress(Progress(events=events, total=total, streams=streams, found=findings.count))
     if check is not None:
-        findings += [*await states.compare(check), *await steps.compare(check)]
-    findings += [*await states.without_events(), *await steps.without_events()]
-    for job_id in repairs:
-        findings.append(
-            Finding(
-                job_id=job_id, version=None, rule="L3 repair", expected="a complete stream", found="a missing event"
-            )
-        )
-    return Report(events=events, streams=streams, findings=tuple(findings))
+        findings.add([*await states.compare(check), *await steps.compare(check)])
+    findings.add([*await states.without_events(), *await steps.without_events()])
+    findings.add(_repair(job_id) for job_id in repairs)
+    if progress is not None:
+        progress(Progress(events=events, total=total, streams=streams, found=findings.count))
+    return Report(events=events, streams=streams, findings=tuple(findings.kept), found=findings.count)
+
+
+def _repair(job_id: JobId) -> Finding:
+    return Finding(job_id=job_id, version=None, rule="L3 repair", expected="a complete stream", found="a missing event")
 
 
 class _InStep[T: tuple[Any, ...]]:

@@ -67,6 +67,9 @@ class Log:
     async def repairs(self):
         return self.repair_list
 
+    async def newest_position(self):
+        return len(self.list)
+
     def change(self, which, *, seal=True, **columns):
         """Alter a row; ``seal`` makes its checksum right again, so that the rules have to notice."""
         row = self.list[which - 1]._replace(**columns)
@@ -313,6 +316,37 @@ async def test_streams_are_told_apart():
     assert str(await verify(log)).splitlines()[0] == "verify: 1 finding (11 events, 2 streams)"
 
 
+async def test_progress_is_told_now_and_then_and_at_the_end():
+    log = Log(*[(number, signal(f"s{number}")) for number in range(25_000)]).change(1, seal=False, source="x")
+    told = []
+    await verify(log, progress=told.append)
+    assert [(done.events, done.total, done.streams) for done in told] == [
+        (events, 25_000, 1) for events in (10_000, 20_000, 25_000)
+    ]
+    assert [done.found for done in told] == [1, 1, 1]
+
+
+async def test_whoever_is_told_of_the_progress_may_end_it():
+    class EnoughError(Exception):
+        pass
+
+    def stop(_progress):
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        await Ledger(MemoryStore(ManualClock()), None).verify(progress=stop)
+
+
+async def test_of_very_many_findings_the_first_are_kept_and_all_are_counted():
+    log = Log(*[(number, signal(f"s{number}")) for number in range(5)])
+    for number in range(1, 6):
+        log.change(number, seal=False, source="x")
+    report = await verify(log, findings_max=2)
+    assert (report.ok, report.found, [finding.version for finding in report.findings]) == (False, 5, [1, 2])
+    assert str(report).splitlines()[-1] == "  and 3 more"
+    assert not (await verify(log, findings_max=0)).ok
+
+
 async def test_a_ledger_that_can_be_written_signals_and_rebuilds():
     clock = ManualClock()
     bench = EmbeddedBench(MemoryStore(clock), clock)
@@ -333,6 +367,9 @@ async def test_arguments_of_the_ledger_are_checked():
     for limit in (0, 10_001, True, "1", 1.0):
         with pytest.raises(ValueError, match="limit: expected 1 to 10000"):
             await ledger.waiting(limit=limit)
+    for findings_max in (-1, True, 1.0, None):
+        with pytest.raises(ValueError, match="findings_max: expected an int of 0 or more"):
+            await ledger.verify(findings_max=findings_max)
     with pytest.raises(ValueError, match=r"kinds: expected some of awaited, snoozed, .*, got 'woken'"):
         _ = [one async for one in ledger.events(kinds=["woken"])]
     with pytest.raises(ValueError, match="got both"):

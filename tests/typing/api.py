@@ -16,6 +16,7 @@ from signal_ledger import (
     LiteEngine,
     Outcome,
     PayloadError,
+    Progress,
     Receipt,
     RecordedEvent,
     Report,
@@ -124,6 +125,7 @@ async def ledgers_are_asked(ledger: Ledger, job: Job) -> None:
     assert_type(await ledger.outbox(), list[StoredSignal])
     assert_type(await ledger.outbox(limit=7, after="o7"), list[StoredSignal])
     assert_type(await ledger.verify(), Report)
+    assert_type(await ledger.verify(progress=tell, findings_max=100), Report)
     assert_type(await ledger.rebuild(), int)
 
 
@@ -191,8 +193,14 @@ def stored_signals(stored: StoredSignal) -> None:
     print(job_id, signal_id)
 
 
+def tell(progress: Progress) -> None:
+    assert_type(progress.events / max(1, progress.total), float)
+    assert_type(progress.streams + progress.found, int)
+
+
 def reports(report: Report) -> None:
     assert_type(report.ok, bool)
+    assert_type(report.found, int)
     assert_type(report.findings, tuple[Finding, ...])
     for finding in report.findings:
         assert_type(finding.version, int | None)

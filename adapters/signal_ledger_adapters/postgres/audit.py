@@ -186,6 +186,12 @@ class PostgresSnapshot:
             rows = await self._asked.connection.execute(select(repairs.c.job_id).order_by(repairs.c.job_id))
         return [JobId(job_id) for [job_id] in rows]
 
+    async def newest_position(self) -> int:
+        """Return the position of the event that is last in the order of the log; 0 for an empty log."""
+        newest = select(events.c.position).order_by(events.c.turn.desc(), events.c.position.desc()).limit(1)
+        with self._asked.answers():
+            return await self._asked.connection.scalar(newest) or 0
+
     async def _stream(self, query: Select[*tuple[Any, ...]]) -> AsyncIterator[Row[*tuple[Any, ...]]]:
         with self._asked.answers():
             result = await self._asked.connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE))

@@ -186,6 +186,10 @@ class SqliteSnapshot:
         rows = await self._connection.execute(select(repairs.c.job_id).order_by(repairs.c.job_id))
         return [JobId(job_id) for [job_id] in rows]
 
+    async def newest_position(self) -> int:
+        """Return the position of the newest event; 0 for an empty log."""
+        return await self._connection.scalar(select(func.max(events.c.position))) or 0
+
 
 def _read_text(raw: bytes) -> str:
     return raw.decode(errors="replace")

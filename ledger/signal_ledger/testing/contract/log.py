@@ -11,6 +11,7 @@ from signal_ledger.ports import EventFilter
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.testing.bench import Bench, take
 from signal_ledger.testing.contract.steps import asleep, executing, kinds
+from signal_ledger.verify import Progress
 
 
 class LogContract:
@@ -27,6 +28,17 @@ class LogContract:
         assert await bench.store.rebuild() == 2
         assert [await bench.store.state(job_id) for job_id in job_ids] == before
         assert (await Ledger(bench.store, None).verify()).ok
+
+    async def test_verify_tells_how_far_it_is(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        told: list[Progress] = []
+        await ledger.verify(progress=told.append)
+        job_ids = [await bench.insert() for _ in range(2)]
+        await bench.signaller.send_all(job_ids)
+        await ledger.verify(progress=told.append)
+        assert [(done.events, done.streams, done.found) for done in told] == [(0, 0, 0), (2, 2, 0)]
+        assert told[0].total == 0
+        assert told[1].total >= 2
 
     async def test_l4_reading_the_log_by_its_cursors_skips_nothing(self, bench: Bench) -> None:
         signaller = bench.signaller
