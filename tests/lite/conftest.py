@@ -7,8 +7,13 @@ from tests.eventually import eventually
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/signals.db"
+def path(tmp_path):
+    return f"{tmp_path}/signals.db"
+
+
+@pytest.fixture
+def url(path):
+    return f"sqlite:///{path}"
 
 
 class Lite:

@@ -225,6 +225,8 @@ async def test_enqueue_takes_part_in_the_callers_transaction(start, url, tmp_pat
         assert rolled_back.id == 1
         await session.rollback()
         with_session = await Echo.enqueue({"n": "session"}, conn=session)
+        # Whoever holds the first one must not signal the second.
+        assert with_session.id == 2
         await session.commit()
     async with engine.begin() as connection:
         with_connection = await Echo.enqueue({"n": "connection"}, conn=connection)

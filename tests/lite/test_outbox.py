@@ -30,11 +30,6 @@ class Teller:
         return Record(receipt.outcome)
 
 
-@pytest.fixture
-def path(tmp_path):
-    return f"{tmp_path}/signals.db"
-
-
 @pytest.mark.parametrize(("window", "status", "outcome"), [(0, "snoozed", "woken"), (HOUR_S, "live", "live")])
 async def test_d8_a_commit_is_noticed_when_it_happens_and_resumes_the_job(
     it, path, monkeypatch, window, status, outcome

@@ -22,11 +22,6 @@ def _forget():
     RAN.clear()
 
 
-@pytest.fixture
-def path(tmp_path):
-    return f"{tmp_path}/signals.db"
-
-
 @worker()
 class Approval:
     async def process(self, job):
@@ -242,7 +237,7 @@ async def test_f4_a_workflow_that_was_rolled_back_signals_nobody_elses_job(it, p
         await it.engine.enqueue_many(lost, conn=conn)
         await conn.rollback()
     await it.engine.enqueue_many(other)
-    assert lost.job_ids == other.job_ids
+    assert not set(lost.job_ids.values()) & set(other.job_ids.values())
     with pytest.raises(ValueError, match=r"expected to be enqueued before it is signalled; was its transaction rolled"):
         await lost.signal("approval", "for the lost one")
     assert {event.kind for event in await it.engine.ledger.history(other.job_ids["approval"])} <= {"planned", "awaited"}

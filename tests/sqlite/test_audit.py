@@ -259,7 +259,9 @@ PLANS = {
     "note_repair": [],
     "repairs": ["signal_ledger_repairs"],
     "clear_repair": ["USING INTEGER PRIMARY KEY"],
-    "job_insert": [],
+    "job_insert": ["SCAN sqlite_sequence"],  # one row for each table
+    "job_ids_begin": ["SCAN sqlite_sequence"],
+    "job_ids_pass": ["SCAN sqlite_sequence"],
     "job_get": ["USING INTEGER PRIMARY KEY"],
     "job_update": ["USING INTEGER PRIMARY KEY"],
     "job_delete": ["USING INTEGER PRIMARY KEY"],

@@ -19,7 +19,7 @@ from signal_ledger.names import JobId
 from signal_ledger.unit import Operation
 from signal_ledger_adapters.sqlite.rows import Columns, job_insert_columns, outbox_columns
 from signal_ledger_adapters.sqlite.statements import statement
-from signal_ledger_adapters.sqlite.unit import Known, SqliteUnit
+from signal_ledger_adapters.sqlite.unit import GivenIds, Known, SqliteUnit
 
 _FULL = 2
 _LEVELS = {0: "OFF", 1: "NORMAL"}
@@ -30,8 +30,10 @@ SELECT (SELECT file FROM pragma_database_list WHERE name = 'main'), (SELECT sync
 """
 
 
-async def insert_jobs(connection: object, path: Path, jobs: Sequence[NewJob], now: datetime) -> list[JobRow]:
-    """Insert jobs; they exist once the caller has committed.
+async def insert_jobs(
+    connection: object, path: Path, jobs: Sequence[NewJob], now: datetime, given: GivenIds
+) -> list[JobRow]:
+    """Insert jobs; they exist once the caller has committed. Their ids are noted, and are not given again.
 
     Raises:
         TypeError: It is no connection of SQLAlchemy or aiosqlite.
@@ -41,13 +43,17 @@ async def insert_jobs(connection: object, path: Path, jobs: Sequence[NewJob], no
     await caller.check_file(path)
     if any("workflow_id" in job.meta for job in jobs):
         # A step is more than a row, and there is one piece of code for that.
-        return await caller.transact(InsertJobs(jobs=tuple(jobs)), now)
-    rows = []
-    for job in jobs:
-        row = inserted(JobId(0), job, now)
-        [[job_id]] = await caller.run("job_insert", job_insert_columns(row))
-        rows.append(replace(row, id=JobId(job_id)))
+        rows = await caller.transact(InsertJobs(jobs=tuple(jobs)), now, given)
+    else:
+        rows = [await _insert(caller, inserted(JobId(0), job, now), given) for job in jobs]
+    for row in rows:
+        given.add(row.id)
     return rows
+
+
+async def _insert(caller: "_Caller", row: JobRow, given: GivenIds) -> JobRow:
+    [[job_id]] = await caller.run("job_insert", job_insert_columns(row, given.highest))
+    return replace(row, id=JobId(job_id))
 
 
 async def store_signals(connection: object, path: Path, deliveries: Sequence[Deliver], now: datetime) -> None:
@@ -113,7 +119,7 @@ class _Caller:
         """Run a statement of ours and return its rows."""
         return await self._execute(statement(name), parameters)
 
-    async def transact[R](self, operation: Operation[SqliteUnit, R], now: datetime) -> R:
+    async def transact[R](self, operation: Operation[SqliteUnit, R], now: datetime, given: GivenIds) -> R:
         """Run an operation inside of the caller's transaction, which is begun if it is not open yet."""
         if self._connection is not None:
             # SQLAlchemy begins it with its first statement, in whatever way the application has chosen.
@@ -124,7 +130,7 @@ class _Caller:
             connection: sqlite3.Connection = driver._conn  # noqa: SLF001 - aiosqlite has no other way to its own thread
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
-            unit = SqliteUnit(connection, now, Known())
+            unit = SqliteUnit(connection, now, Known(given))
             result = operation.run(unit)
             unit.flush()
             return result

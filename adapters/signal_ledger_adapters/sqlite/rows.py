@@ -137,9 +137,10 @@ def job_update_columns(row: JobRow) -> tuple[object, ...]:
     )
 
 
-def job_insert_columns(row: JobRow) -> tuple[object, ...]:
-    """The parameters of ``job_insert.sql``; the id is yet to be drawn."""
+def job_insert_columns(row: JobRow, above: JobId) -> tuple[object, ...]:
+    """The parameters of ``job_insert.sql``; the id is yet to be drawn, above one that is given."""
     return (
+        above,
         row.state.value,
         row.queue,
         row.worker,

@@ -1,6 +1,7 @@
 """The SQLite store: one file, one writer thread for each process, and SQLAlchemy for the questions."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -29,10 +30,14 @@ from signal_ledger_adapters.sqlite.audit import Audit, SqliteSnapshot
 from signal_ledger_adapters.sqlite.callers import insert_jobs, store_signals
 from signal_ledger_adapters.sqlite.connection import connect, create_engine, reading
 from signal_ledger_adapters.sqlite.identity import Identity
+from signal_ledger_adapters.sqlite.ids import PassIds
 from signal_ledger_adapters.sqlite.migrate import check, migrate, migrations
 from signal_ledger_adapters.sqlite.reader import Reader
 from signal_ledger_adapters.sqlite.rebuild import DropOrphans, IsPast, RebuildStreams, RebuildWorkflow
+from signal_ledger_adapters.sqlite.unit import GivenIds
 from signal_ledger_adapters.sqlite.writer import Writer
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.02
 """How often a follower looks for other processes' commits."""
@@ -48,6 +53,7 @@ class SqliteStore:
         writer: None if the store can only be read.
         reader: For small reads.
         identity: Tells whether the file is still the one that was opened.
+        given: The ids of jobs that are not given again.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class SqliteStore:
         writer: Writer | None,
         reader: Reader,
         identity: Identity,
+        given: GivenIds,
     ) -> None:
         self._path = path
         self._clock = clock
@@ -66,6 +73,7 @@ class SqliteStore:
         self._open_reader = reader
         self._open_audit = Audit(engine, path)
         self._identity = identity
+        self._given = given
         self._is_closed = False
         self._closing: asyncio.Future[None] | None = None
 
@@ -102,8 +110,9 @@ class SqliteStore:
             if connection is not None:
                 connection.close()
             raise
-        writer = None if connection is None else Writer(connection, path, clock, identity)
-        return cls(path, clock, engine, writer, reader, identity)
+        given = GivenIds()
+        writer = None if connection is None else Writer(connection, path, clock, identity, given)
+        return cls(path, clock, engine, writer, reader, identity, given)
 
     async def close(self) -> None:
         """Finish what has been asked for and close the file. In a fork, leave it to the process that opened it."""
@@ -202,7 +211,12 @@ class SqliteStore:
 
     async def insert_with(self, connection: object, jobs: Sequence[NewJob]) -> list[JobRow]:
         self._require_open()
-        return await insert_jobs(connection, self._path, jobs, self._clock())
+        writing = self._writing
+        rows = await insert_jobs(connection, self._path, jobs, self._clock(), self._given)
+        # It has to wait for the caller's transaction, so nobody waits for it.
+        passing = asyncio.ensure_future(writing.run(PassIds(given=self._given)))
+        passing.add_done_callback(_say_what_failed)
+        return rows
 
     async def join(self, name: str) -> int:
         node = await self.transact(AddNode(name=name))
@@ -236,3 +250,9 @@ class SqliteStore:
         if self._writer is None:
             raise RuntimeError(f"{self._path}: expected a ledger that can be written, this one was opened read-only")
         return self._writer
+
+
+def _say_what_failed(passing: "asyncio.Future[None]") -> None:
+    """Nobody else looks at it: this process does not give the ids again all the same."""
+    if not passing.cancelled() and (error := passing.exception()) is not None:
+        logger.warning("the ids of jobs that were inserted with conn= could not be noted: %s", error)

@@ -55,10 +55,26 @@ KNOWN_JOBS_MAX = 10_000
 _JOB_STATES = {state.value: state for state in JobState}
 
 
-class Known:
-    """What a connection knows of jobs from its own transactions, as long as nobody else has written."""
+class GivenIds:
+    """The ids of jobs that a process has given in transactions of callers, which may have been rolled back."""
 
     def __init__(self) -> None:
+        self.highest = JobId(0)
+
+    def add(self, job_id: JobId) -> None:
+        """Note another one."""
+        self.highest = max(self.highest, job_id)
+
+
+class Known:
+    """What a connection knows of jobs from its own transactions, as long as nobody else has written.
+
+    Args:
+        given: The ids that are not given again.
+    """
+
+    def __init__(self, given: GivenIds | None = None) -> None:
+        self.given = GivenIds() if given is None else given
         self.views: dict[JobId, JobView | None] = {}
         self.states: dict[JobId, WaitState | NewerEventError] = {}
         self._data_version = 0
@@ -90,6 +106,7 @@ class SqliteUnit:
         self._now = now
         self._views = known.views
         self._states = known.states
+        self._given = known.given
         self._rows: dict[JobId, JobRow] = {}
         self._new_events: list[tuple[object, ...]] = []
         self._new_states: dict[JobId, WaitState] = {}
@@ -261,11 +278,17 @@ class SqliteUnit:
 
     def insert(self, job: NewJob) -> JobRow:
         row = inserted(JobId(0), job, self._now)
-        [[job_id]] = self._connection.execute(statement("job_insert"), job_insert_columns(row)).fetchall()
+        columns = job_insert_columns(row, self._given.highest)
+        [[job_id]] = self._connection.execute(statement("job_insert"), columns).fetchall()
         row = replace(row, id=JobId(job_id))
         # Somebody may have asked for the job before there was one.
         self._views[row.id] = row.view
         return row
+
+    def pass_ids(self, highest: JobId) -> None:
+        """Give no id up to this one again."""
+        self._select("job_ids_begin")
+        self._select("job_ids_pass", highest, highest)
 
     def job(self, job_id: JobId) -> JobRow | None:
         if job_id not in self._rows:

@@ -27,7 +27,7 @@ from signal_ledger.unit import Operation
 from signal_ledger.upcast import NewerEventError
 from signal_ledger_adapters.sqlite.connection import unavailable_error
 from signal_ledger_adapters.sqlite.identity import Identity
-from signal_ledger_adapters.sqlite.unit import Known, SqliteUnit
+from signal_ledger_adapters.sqlite.unit import GivenIds, Known, SqliteUnit
 from signal_ledger_adapters.sqlite.waiter import Waiter, error_of
 
 logger = logging.getLogger(__name__)
@@ -103,10 +103,16 @@ class Writer:
         path: The file, for messages.
         clock: Returns the present time as an aware UTC datetime.
         identity: Tells whether what is committed will be found again.
+        given: The ids of jobs that are not given again.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path, clock: Callable[[], datetime], identity: Identity
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        clock: Callable[[], datetime],
+        identity: Identity,
+        given: GivenIds,
     ) -> None:
         self._connection = connection
         self._path = path
@@ -114,7 +120,7 @@ class Writer:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._waiter = Waiter(f"signal-ledger-{path.name}", self._loop)
-        self._known = Known()
+        self._known = Known(given)
         self._requests: deque[_Request] = deque()
         self._alone: deque[_Request] = deque()
         self._batch: list[_Request] = []

@@ -1,9 +1,12 @@
--- Insert a job.
+-- Insert a job. Its id is above all that the table has had, and above one that is given: SQLite would give the ids of
+-- inserts that were rolled back again.
 --
--- Parameters: the columns in the order below.
+-- Parameters: the highest id that must not be given; then the columns in the order below.
 -- Rows: one: the id.
 
 INSERT INTO oban_jobs (
-    state, queue, worker, max_attempts, priority, args, meta, tags, inserted_at, scheduled_at
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    id, state, queue, worker, max_attempts, priority, args, meta, tags, inserted_at, scheduled_at
+) VALUES (
+    1 + max(?, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'oban_jobs'), 0)), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+)
 RETURNING id
