@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from property_tests.stores import FileAndMemory
 from signal_ledger.testing.machine import REACHED, LedgerMachine
 
-ROUNDS_MAX = 3
+ROUNDS_MAX = 12
 
 
 class Machine(FileAndMemory, LedgerMachine):

@@ -18,11 +18,12 @@ from signal_ledger.testing.clock import ManualClock
 from signal_ledger_adapters.postgres.connection import to_url
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
+from tests.effort import share_of
 from tests.postgres.bench import DatabaseClock, PostgresBench
 from tests.postgres.test_machine import EMPTY
 
 WORKFLOW = "w"
-SEEDS = range(60)
+SEEDS = range(share_of(60))
 MOVES = 40
 
 

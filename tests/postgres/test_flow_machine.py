@@ -14,6 +14,7 @@ from signal_ledger.testing.flow_machine import REACHED, FlowMachine
 from signal_ledger_adapters.postgres.connection import to_url
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
+from tests.effort import share_of
 from tests.postgres.bench import DatabaseClock, PostgresBench
 from tests.postgres.test_machine import EMPTY
 
@@ -42,7 +43,7 @@ def test_f1_to_f5_hold_on_postgresql_as_they_do_in_the_reference(ledger_url):
             run_state_machine_as_test(
                 Machine,
                 settings=settings(
-                    max_examples=20,
+                    max_examples=share_of(20),
                     stateful_step_count=40,
                     deadline=None,
                     # Each round must be another one.

@@ -15,6 +15,7 @@ from benchmarks.cluster import put_to_sleep
 from signal_ledger_adapters.postgres.connection import FOR_LANES
 
 JOBS = 3000
+STEPS = 400
 BATCH = 10
 # For each job there are several rows, and older versions of them that nobody has vacuumed.
 ROWS_MAX = 10 * BATCH
@@ -243,8 +244,8 @@ async def test_the_end_of_a_step_looks_at_its_own_edges_only(ledger_url, statist
                 [some, _, _] = add_workflow(session, f"small {number}", BATCH)
                 session.run(CHANGE, ("completed", some))
             connection.execute(f"ANALYZE {tables}")
-        [first, [middle], last] = add_workflow(session, "large", JOBS // 3)
-        [*_, joined] = add_workflow(session, "other", JOBS // 3)
+        [first, [middle], last] = add_workflow(session, "large", STEPS)
+        [*_, joined] = add_workflow(session, "other", STEPS)
         if statistics == "of all":
             connection.execute(f"ANALYZE {tables}")
         session.run(CHANGE, ("completed", first[BATCH:]))
@@ -263,4 +264,4 @@ async def test_the_end_of_a_step_looks_at_its_own_edges_only(ledger_url, statist
     assert len({what for what, _ in found}) > 20
     too_many = sorted({f"{rows:g} rows: {what}" for what, rows in found if rows > ROWS_MAX})
     assert not too_many, "\n".join(too_many)
-    assert len(last) == JOBS // 3
+    assert len(last) == STEPS
