@@ -417,6 +417,9 @@ DECLARE
     failed  record;
     step    record;
 BEGIN
+    -- The ends of this very transaction are told now and not at its commit, where they would cancel what is retried.
+    SET CONSTRAINTS ledger.tell_ends IMMEDIATE;
+    SET CONSTRAINTS ledger.tell_ends DEFERRED;
     SELECT array_agg(found.job_id) INTO job_ids FROM (
         SELECT s.job_id
         FROM (SELECT DISTINCT retry_steps.workflow_id, n.name FROM unnest(names) AS n (name) OFFSET 0) AS wanted
