@@ -508,6 +508,16 @@ BEGIN
 END;
 $$;
 
+-- Say whether the log has a plan by which a job is a step.
+CREATE OR REPLACE FUNCTION ledger.is_planned_as(job_id bigint, workflow_id text, name text) RETURNS boolean
+LANGUAGE sql STABLE SET enable_seqscan = off
+AS $$
+    SELECT EXISTS (
+        SELECT FROM ledger.events AS p
+        WHERE p.job_id = is_planned_as.job_id AND p.kind = 'planned'
+          AND p.plan::jsonb ->> 'workflow_id' = is_planned_as.workflow_id AND p.plan::jsonb ->> 'name' = is_planned_as.name)
+$$;
+
 -- Keep the steps anew that these jobs are, by their streams. Call it under the locks of the jobs.
 --
 -- How a step ended, its job tells; one whose job is gone ended as its last run did.
@@ -518,6 +528,10 @@ AS $$
 DECLARE
     found record;
 BEGIN
+    -- What says that it is one of these jobs, and is not by the job's own plan.
+    UPDATE ledger.steps AS s SET job_id = NULL
+    FROM unnest(job_ids) AS wanted (id)
+    WHERE s.job_id = wanted.id AND NOT ledger.is_planned_as(wanted.id, s.workflow_id, s.name);
     FOR found IN
         SELECT e.job_id, e.recorded_at, e.plan, j.id IS NOT NULL AS has_job, j.state::text AS state, last.cause,
                last.recorded_at AS closed_at
@@ -540,12 +554,12 @@ BEGIN
             planned_at = coalesce(s.planned_at, excluded.planned_at), ended_as = excluded.ended_as,
             ended_at = CASE WHEN s.ended_as = excluded.ended_as THEN s.ended_at ELSE excluded.ended_at END
         WHERE s.job_id IS NULL OR (s.job_id = excluded.job_id AND s.ended_as IS DISTINCT FROM excluded.ended_as)
-           OR s.plan IS DISTINCT FROM excluded.plan;
+           OR s.plan IS DISTINCT FROM excluded.plan OR NOT ledger.is_planned_as(s.job_id, s.workflow_id, s.name);
     END LOOP;
 END;
 $$;
 
--- Keep the edges anew that are missing, and count again what the next steps are held for. Returns the jobs of these steps;
+-- Keep the edges anew that are missing or not as the log has them, and count again what the next steps are held for. Returns the jobs of these steps;
 -- NULL when there are none behind `after`. All steps must be there.
 --
 -- A step whose last dep ended while its edges were missing is released now, or cancelled.
@@ -576,6 +590,15 @@ BEGIN
         LEFT JOIN oban.oban_jobs AS j ON j.id = s.job_id
         ORDER BY s.job_id
     LOOP
+        -- The end of a dep and that of the edge are of one transaction: nobody sees the one without the other.
+        DELETE FROM ledger.edges AS e
+        USING (SELECT o.dep, o.ended_as, d.job_id AS dep_id
+               FROM (SELECT step.workflow_id, step.name OFFSET 0) AS own
+               JOIN ledger.edges AS o ON o.name = own.name AND o.workflow_id = own.workflow_id
+               LEFT JOIN ledger.steps AS d ON d.workflow_id = o.workflow_id AND d.name = o.dep
+               OFFSET 0) AS o
+        WHERE e.dep = o.dep AND e.workflow_id = step.workflow_id AND e.name = step.name
+          AND (e.dep <> ALL (step.deps) OR e.ended_as IS DISTINCT FROM ledger.edge_of(step.job_id, o.dep_id, e.dep));
         missing := ARRAY(
             SELECT d.dep FROM (SELECT step.workflow_id, step.name, n.* FROM unnest(step.deps) WITH ORDINALITY
                                AS n (dep, place) OFFSET 0) AS d
