@@ -469,7 +469,7 @@ async def test_f2_a_dep_that_ends_while_its_dependant_is_taken_up_again_releases
     assert await kinds(bench, held) == ["planned", "closed", "planned", "released"]
 
 
-async def test_f3_steps_that_are_taken_up_in_the_transaction_of_their_end_are_not_cancelled_for_it(bench, admin, connect):
+async def test_f3_steps_taken_up_in_the_transaction_of_their_end_are_not_cancelled_for_it(bench, admin, connect):
     dep, held = await bench.insert(plan=plan("dep")), await bench.insert(plan=plan("held", "dep"))
     one = connect()
     one.execute(MARK, ["cancelled", [dep]])
