@@ -55,7 +55,7 @@ async def test_d6_a_lock_beyond_the_timeout_is_named_and_calls_go_on_when_it_is_
 @worker()
 class Waiter:
     async def process(self, job):
-        return Record(await await_signal(wait_timeout=0.05))
+        return Record(await await_signal(wait_timeout=2))
 
 
 async def test_w5_jobs_go_on_when_a_lock_is_gone_that_was_there_while_they_fell_asleep(tmp_path, record_property):
