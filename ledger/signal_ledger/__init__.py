@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from signal_ledger.errors import SchemaError as SchemaError
     from signal_ledger.errors import SignalTimeout as SignalTimeout
     from signal_ledger.errors import StaleExecution as StaleExecution
+    from signal_ledger.history import History as History
+    from signal_ledger.history import ReplayStep as ReplayStep
     from signal_ledger.ledger import Ledger as Ledger
     from signal_ledger.outbox import StoredSignal as StoredSignal
     from signal_ledger.ports import WaitingJob as WaitingJob
     from signal_ledger.receipt import Outcome as Outcome
     from signal_ledger.receipt import Receipt as Receipt
     from signal_ledger.recorded import RecordedEvent as RecordedEvent
+    from signal_ledger.recorded_job import RecordedJob as RecordedJob
     from signal_ledger.verify import Progress as Progress
     from signal_ledger.verify import Report as Report
     from signal_ledger.verify_stream import Finding as Finding
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DeliveryUnknown",
     "Finding",
+    "History",
     "KeyConflict",
     "Ledger",
     "Limits",
@@ -54,6 +58,8 @@ __all__ = [
     "Progress",
     "Receipt",
     "RecordedEvent",
+    "RecordedJob",
+    "ReplayStep",
     "Report",
     "SchemaError",
     "SignalTimeout",
@@ -77,6 +83,7 @@ __all__ = [
 _HOMES = {
     "DeliveryUnknown": "signal_ledger.errors",
     "Finding": "signal_ledger.verify_stream",
+    "History": "signal_ledger.history",
     "KeyConflict": "signal_ledger.errors",
     "Ledger": "signal_ledger.ledger",
     "Limits": "signal_ledger.codec",
@@ -87,6 +94,8 @@ _HOMES = {
     "Progress": "signal_ledger.verify",
     "Receipt": "signal_ledger.receipt",
     "RecordedEvent": "signal_ledger.recorded",
+    "RecordedJob": "signal_ledger.recorded_job",
+    "ReplayStep": "signal_ledger.history",
     "Report": "signal_ledger.verify",
     "SchemaError": "signal_ledger.errors",
     "SignalTimeout": "signal_ledger.errors",

@@ -7,7 +7,8 @@ from datetime import datetime
 from signal_ledger.arguments import to_channel, to_job_id, to_name, to_optional_text
 from signal_ledger.delivery import CanSignal, HasId, Sender
 from signal_ledger.events import Kind
-from signal_ledger.evolve import fold
+from signal_ledger.evolve import evolve, fold
+from signal_ledger.history import History, ReplayStep
 from signal_ledger.instants import require_instant
 from signal_ledger.names import DEFAULT_CHANNEL
 from signal_ledger.outbox import StoredSignal
@@ -45,6 +46,53 @@ class Ledger(CanSignal):
             job_id: The job, also one that has been pruned or deleted.
         """
         return await self._store.history(to_job_id(job_id))
+
+    async def replay(self, job_id: int | HasId) -> AsyncGenerator[ReplayStep, None]:
+        """Step through the events of a job, each with the job's wait state after it.
+
+        The events are read page by page, so a long history takes no more memory than a short one.
+
+        Args:
+            job_id: The job, also one that has been pruned or deleted.
+
+        Example:
+            >>> import asyncio
+            >>> from oban import Job
+            >>> from signal_ledger import lite
+            >>>
+            >>> async def main():
+            ...     async with lite("sqlite:///signals.db", queues={}) as engine:
+            ...         job = await engine.enqueue(Job("shop.Purchase"))
+            ...         for number in range(2):
+            ...             await engine.signal(job, number, channel="votes")
+            ...         async for event, state in engine.ledger.replay(job):
+            ...             print(event.version, event.kind, state.pending)
+            >>>
+            >>> asyncio.run(main())
+            1 delivered {'votes': 1}
+            2 delivered {'votes': 2}
+        """
+        state = WaitState(job_id=to_job_id(job_id))
+        async for recorded in self.events(job_id=state.job_id):
+            state = evolve(state, recorded.event, version=recorded.version, recorded_at=recorded.recorded_at)
+            yield ReplayStep(recorded, state)
+
+    async def export(self, job_id: int | HasId) -> History:
+        """Return the history of a job as a value, with the job's row: to save it, and to run its worker again.
+
+        The row is None if the job has been pruned or deleted, or if this ledger's database role may not read Oban's
+        table.
+
+        Args:
+            job_id: The job.
+
+        Example:
+            See `History`.
+        """
+        job = to_job_id(job_id)
+        # The row first: of what happens in between, the events tell.
+        row = await self._store.job(job)
+        return History(job_id=job, events=tuple(await self._store.history(job)), job=row)
 
     async def state(self, job_id: int | HasId, *, at: datetime | None = None, cursor: str | None = None) -> WaitState:
         """Return a job's wait state, now or as it was.

@@ -27,6 +27,7 @@ from signal_ledger.operations import DeliverCall, TakeCall
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, StoredStep, WaitingJob, to_waiting_job
 from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.recorded_job import RecordedJob
 from signal_ledger.steps import SeenStep, Step, see
 from signal_ledger.stored import StoredEvent
 from signal_ledger.story import fold_workflow
@@ -299,6 +300,10 @@ class MemoryStore:
             return list(stream)
         position = cursor_position(cursor)
         return [recorded for recorded in stream if recorded.position <= position]
+
+    async def job(self, job_id: JobId) -> RecordedJob | None:
+        row = self._tables.jobs.get(job_id)
+        return None if row is None else row.recorded
 
     async def is_settled(self, instant: datetime) -> bool:
         return instant < self._clock()

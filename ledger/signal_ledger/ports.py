@@ -15,6 +15,7 @@ from signal_ledger.names import JobId, public_channel
 from signal_ledger.operations import DeliverCall
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.recorded_job import RecordedJob
 from signal_ledger.steps import SeenStep, Step
 from signal_ledger.stored import StoredEvent
 from signal_ledger.unit import Operation
@@ -191,6 +192,10 @@ class LedgerStore(DeliveryStore, Protocol):
 
     async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
         """Return a stream in the order of its versions, up to and including ``cursor``."""
+        ...
+
+    async def job(self, job_id: JobId) -> RecordedJob | None:
+        """Return a job's row; None if there is none, or if the reader has no right to see it."""
         ...
 
     async def is_settled(self, instant: datetime) -> bool:

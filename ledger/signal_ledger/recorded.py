@@ -14,7 +14,7 @@ from signal_ledger.errors import PayloadError
 from signal_ledger.events import KIND_OF, Delivered, DeliveryOutcome, Event, Kind
 from signal_ledger.names import Execution, JobId, SignalId, public_channel
 from signal_ledger.plan import Plan
-from signal_ledger.stored import StoredEvent
+from signal_ledger.stored import StoredEvent, to_stored
 from signal_ledger.upcast import upcast
 
 
@@ -153,6 +153,25 @@ def from_stored(row: StoredEvent, *, position: int, cursor: str) -> RecordedEven
         checksum=row.checksum,
         event=_READERS[known.kind](known),
     )
+
+
+def to_row(recorded: RecordedEvent) -> StoredEvent:
+    """Lay a recorded event out in columns again, as the row that it was read from.
+
+    Whoever adds a step to `signal_ledger.upcast` that changes what a column holds must take it back here.
+
+    Raises:
+        ValueError: The row is damaged: it lacks a column that its kind has.
+    """
+    try:
+        row = to_stored(
+            recorded.event, job_id=recorded.job_id, version=recorded.version, recorded_at=recorded.recorded_at
+        )
+    except AttributeError:
+        raise ValueError(
+            f"job {recorded.job_id}: event {recorded.version} ({recorded.kind}) lacks a column; verify() tells which"
+        ) from None
+    return row._replace(schema_version=recorded.schema_version, checksum=recorded.checksum)
 
 
 def _reader(event_class: type[Event]) -> Callable[[StoredEvent], Event]:

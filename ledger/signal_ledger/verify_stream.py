@@ -63,7 +63,9 @@ _REQUIRED = {
 }
 
 
-class _Wrong(NamedTuple):
+class Wrong(NamedTuple):
+    """What is wrong with an event; see `Finding`."""
+
     rule: str
     expected: str
     found: str
@@ -99,31 +101,31 @@ class StreamCheck:
         for wrong in self._unreadable(row) if isinstance(row, UnreadableEvent) else self._wrongs(row):
             yield Finding(job_id=self.job_id, version=row.version, **wrong._asdict())
 
-    def _unreadable(self, row: UnreadableEvent) -> Iterator[_Wrong]:
+    def _unreadable(self, row: UnreadableEvent) -> Iterator[Wrong]:
         yield from self._next_version(row.version)
-        yield _Wrong("L8 readable", "an event that this library knows", row.reason)
+        yield Wrong("L8 readable", "an event that this library knows", row.reason)
         self.state = None
 
-    def _next_version(self, version: int) -> Iterator[_Wrong]:
+    def _next_version(self, version: int) -> Iterator[Wrong]:
         if version != self._version + 1:
-            yield _Wrong("L1 version", f"version {self._version + 1}", f"version {version}")
+            yield Wrong("L1 version", f"version {self._version + 1}", f"version {version}")
         self._version = version
 
-    def _wrongs(self, row: StoredEvent) -> Iterator[_Wrong]:
+    def _wrongs(self, row: StoredEvent) -> Iterator[Wrong]:
         yield from self._next_version(row.version)
         if (actual := checksum(row)) != row.checksum:
-            yield _Wrong("L7 checksum", f"checksum {row.checksum}", f"columns with checksum {actual}")
+            yield Wrong("L7 checksum", f"checksum {row.checksum}", f"columns with checksum {actual}")
         if self._recorded_at is not None and row.recorded_at < self._recorded_at:
-            yield _Wrong("W7 time", f"a time from {self._recorded_at.isoformat()}", row.recorded_at.isoformat())
+            yield Wrong("W7 time", f"a time from {self._recorded_at.isoformat()}", row.recorded_at.isoformat())
         self._recorded_at = row.recorded_at
-        yield from _payload(row)
+        yield from check_payload(row)
         if self.state is None:
             return
         try:
             event = from_stored(row, position=0, cursor="").event
-            _require_columns(event)
+            require_columns(event)
         except (SchemaError, ValueError, TypeError) as error:
-            yield _Wrong("L8 readable", "an event that this library knows", str(error))
+            yield Wrong("L8 readable", "an event that this library knows", str(error))
             self.state = None
             return
         yield from self._rules(self.state, event, row)
@@ -131,9 +133,9 @@ class StreamCheck:
         if isinstance(event, Planned | Closed):
             self.step.add(event, row.recorded_at)
 
-    def _rules(self, state: WaitState, event: Event, row: StoredEvent) -> Iterator[_Wrong]:
+    def _rules(self, state: WaitState, event: Event, row: StoredEvent) -> Iterator[Wrong]:
         if event.run != state.open_run:
-            yield _Wrong("W10 run", f"run {state.open_run}", f"run {event.run}")
+            yield Wrong("W10 run", f"run {state.open_run}", f"run {event.run}")
         if event.run != state.run or state.status is Status.CLOSED:
             self._ends.clear()
             self._pending.clear()
@@ -157,79 +159,86 @@ class StreamCheck:
             case _:
                 assert_never(event)
 
-    def _step(self, state: WaitState, event: Planned | Released | Skipped | Cascaded, version: int) -> Iterator[_Wrong]:
+    def _step(self, state: WaitState, event: Planned | Released | Skipped | Cascaded, version: int) -> Iterator[Wrong]:
         if isinstance(event, Planned):
             if state.version > 0 and state.status is not Status.CLOSED:
-                yield _Wrong("F5 plan", "the first event of its run", f"event {version}")
+                yield Wrong("F5 plan", "the first event of its run", f"event {version}")
             plan = self.step.plan
             if plan is not None and plan != replace(event.plan, deps=()):
-                yield _Wrong("F5 plan", f"step {plan.name!r} of workflow {plan.workflow_id} again", "another plan")
+                yield Wrong("F5 plan", f"step {plan.name!r} of workflow {plan.workflow_id} again", "another plan")
             self._is_planned = True
         elif not self._is_planned:
-            yield _Wrong("F5 plan", "a planned event before it in the run", "none")
+            yield Wrong("F5 plan", "a planned event before it in the run", "none")
 
-    def _open(self, state: WaitState, event: Awaited | Snoozed) -> Iterator[_Wrong]:
+    def _open(self, state: WaitState, event: Awaited | Snoozed) -> Iterator[Wrong]:
         expected = self._ends[event.channel] + 1
         if event.ordinal != expected:
-            yield _Wrong("W9 ordinal", f"await {expected}", f"await {event.ordinal}")
+            yield Wrong("W9 ordinal", f"await {expected}", f"await {event.ordinal}")
         wait = state.wait_on(event.channel)
         if wait is not None and wait.deadline_is_final and wait.deadline_at != event.deadline_at:
-            yield _Wrong("W6 deadline", _instant(wait.deadline_at), _instant(event.deadline_at))
+            yield Wrong("W6 deadline", _instant(wait.deadline_at), _instant(event.deadline_at))
 
-    def _end(self, event: Consumed | TimedOut) -> Iterator[_Wrong]:
+    def _end(self, event: Consumed | TimedOut) -> Iterator[Wrong]:
         self._ends[event.channel] += 1
         expected = self._ends[event.channel]
         if event.ordinal != expected:
-            yield _Wrong("W8 one outcome a wait", f"await {expected}", f"await {event.ordinal}")
+            yield Wrong("W8 one outcome a wait", f"await {expected}", f"await {event.ordinal}")
 
-    def _consumed(self, state: WaitState, event: Consumed) -> Iterator[_Wrong]:
+    def _consumed(self, state: WaitState, event: Consumed) -> Iterator[Wrong]:
         pending = self._pending.get(event.channel)
         if not pending:
-            yield _Wrong("W8 at most once", "a pending signal", f"{event.signal_id}, which is not pending")
+            yield Wrong("W8 at most once", "a pending signal", f"{event.signal_id}, which is not pending")
             return
         oldest = pending[0]
         if (oldest.version, oldest.signal_id) != (event.delivery_version, event.signal_id):
-            yield _Wrong("D4 first in, first out", f"delivery {oldest.version}", f"delivery {event.delivery_version}")
+            yield Wrong("D4 first in, first out", f"delivery {oldest.version}", f"delivery {event.delivery_version}")
         wait = state.wait_on(event.channel)
         if wait is not None and wait.deadline_at is not None and oldest.recorded_at > wait.deadline_at:
-            yield _Wrong("W7 deadline", f"a signal by {_instant(wait.deadline_at)}", _instant(oldest.recorded_at))
+            yield Wrong("W7 deadline", f"a signal by {_instant(wait.deadline_at)}", _instant(oldest.recorded_at))
         remaining = [signal for signal in pending if signal.signal_id != event.signal_id]
         self._pending[event.channel] = deque(remaining)
 
-    def _timed_out(self, state: WaitState, event: TimedOut, recorded_at: datetime) -> Iterator[_Wrong]:
+    def _timed_out(self, state: WaitState, event: TimedOut, recorded_at: datetime) -> Iterator[Wrong]:
         wait = state.wait_on(event.channel)
         if wait is None or wait.deadline_at != event.deadline_at:
             found = "no open wait" if wait is None else _instant(wait.deadline_at)
-            yield _Wrong("W6 deadline", _instant(event.deadline_at), found)
+            yield Wrong("W6 deadline", _instant(event.deadline_at), found)
         if recorded_at <= event.deadline_at:
-            yield _Wrong("W7 deadline", f"a time after {_instant(event.deadline_at)}", _instant(recorded_at))
+            yield Wrong("W7 deadline", f"a time after {_instant(event.deadline_at)}", _instant(recorded_at))
         pending = self._pending.get(event.channel)
         if pending and pending[0].recorded_at <= event.deadline_at:
-            yield _Wrong("W7 deadline", f"delivery {pending[0].version} consumed", "a timeout")
+            yield Wrong("W7 deadline", f"delivery {pending[0].version} consumed", "a timeout")
 
 
-def _require_columns(event: Event) -> None:
-    """Check that nothing is missing. The types say that nothing is; a row can say otherwise."""
+def require_columns(event: Event) -> None:
+    """Check that nothing is missing. The types say that nothing is; a row can say otherwise.
+
+    Raises:
+        ValueError: Something is.
+    """
     for name in _REQUIRED[type(event)]:
         if getattr(event, name) is None:
             raise ValueError(f"a {KIND_OF[type(event)]} event without {name}")
 
 
-def _payload(row: StoredEvent) -> Iterator[_Wrong]:
-    """The digest is that of the canonical encoding; of the bytes themselves if another program wrote them."""
+def check_payload(row: StoredEvent) -> Iterator[Wrong]:
+    """Yield what is wrong with a row's payload.
+
+    The digest is that of the canonical encoding; of the bytes themselves if another program wrote them.
+    """
     if row.payload is None:
         return
     digests = [hashlib.sha256(row.payload).hexdigest()]
     try:
         value = decode(row.payload)
     except PayloadError as error:
-        yield _Wrong("D9 payload", "bytes that decode", str(error))
+        yield Wrong("D9 payload", "bytes that decode", str(error))
     else:
         # Another program may have written what this library reads but would not write, such as a very large integer.
         with suppress(PayloadError):
             digests.append(encode_with_digest(value).digest)
     if row.payload_digest not in digests:
-        yield _Wrong("L7 payload", f"a payload with digest {row.payload_digest}", "another payload")
+        yield Wrong("L7 payload", f"a payload with digest {row.payload_digest}", "another payload")
 
 
 def _instant(instant: datetime | None) -> str:

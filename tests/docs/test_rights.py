@@ -75,6 +75,13 @@ async def test_an_application_with_the_rights_that_the_page_lists_can_do_everyth
         report = await ledger.verify()
         assert report.ok, str(report)
         assert [event.kind async for event in ledger.events(kinds=["closed"])] == ["closed"] * 3
+        # Oban's table is none of an auditor's business; the history can be exported all the same.
+        exported = await ledger.export(asleep)
+        assert exported.job is None
+        assert [event.kind for event in exported] == ["snoozed", "delivered", "consumed", "closed"]
+        assert [step.event async for step in ledger.replay(asleep)] == list(exported)
+    async with open_ledger(url, read_only=True) as ledger:
+        assert (await ledger.export(asleep)).job.args == {"window": 0}
 
 
 async def test_the_log_hears_of_a_role_that_has_no_rights_on_it(connection, oban_url):

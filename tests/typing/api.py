@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_type
+from pathlib import Path
+from typing import Any, TextIO, assert_type
 
 from oban import Job, Oban
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from signal_ledger import (
     DeliveryUnknown,
     Finding,
+    History,
     KeyConflict,
     Ledger,
     Limits,
@@ -19,6 +21,8 @@ from signal_ledger import (
     Progress,
     Receipt,
     RecordedEvent,
+    RecordedJob,
+    ReplayStep,
     Report,
     SchemaError,
     SignalTimeout,
@@ -127,6 +131,39 @@ async def ledgers_are_asked(ledger: Ledger, job: Job) -> None:
     assert_type(await ledger.verify(), Report)
     assert_type(await ledger.verify(progress=tell, findings_max=100), Report)
     assert_type(await ledger.rebuild(), int)
+
+
+async def histories_are_exported(ledger: Ledger, job: Job, path: Path) -> None:
+    history = await ledger.export(job)
+    assert_type(history, History)
+    assert_type(await ledger.export(7), History)
+    assert_type(ledger.replay(job), AsyncGenerator[ReplayStep, None])
+    async for event, state in ledger.replay(7):
+        assert_type(event, RecordedEvent)
+        assert_type(state, WaitState)
+    history.save(path)
+    history.save("incident.jsonl")
+    print(*history.to_lines(), sep="\n")
+
+
+def histories_are_loaded_and_replayed(path: Path, lines: TextIO) -> None:
+    history = History.load(path)
+    assert_type(history, History)
+    assert_type(History.load("incident.jsonl"), History)
+    assert_type(History.from_lines(lines), History)
+    assert_type(History.of(history.events), History)
+    assert_type(history.until(7), History)
+    assert_type([event.version for event in history], list[int])
+    assert_type(history[-1], RecordedEvent)
+    assert_type(history[:7], tuple[RecordedEvent, ...])
+    for step in history.replay():
+        assert_type(step.event, RecordedEvent)
+        assert_type(step.state, WaitState)
+    job: RecordedJob | None = history.job
+    job_id: int = history.job_id
+    if job is not None:
+        args: Mapping[str, object] = job.args
+        print(args, job_id)
 
 
 async def the_log_is_iterated(ledger: Ledger, job: Job) -> None:

@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
+import asyncpg
 from sqlalchemy import ARRAY, BigInteger, Row, Select, Text, cast, func, literal, literal_column, select, true, tuple_
+from sqlalchemy.exc import DBAPIError
 
 from signal_ledger.cursors import cursor_place, cursor_wait
 from signal_ledger.evolve import fold
@@ -12,17 +14,37 @@ from signal_ledger.names import JobId
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, StoredStep, WaitingJob
 from signal_ledger.recorded import RecordedEvent, from_stored
+from signal_ledger.recorded_job import RecordedJob
 from signal_ledger.steps import SeenStep, Step
 from signal_ledger.stored import StoredEvent
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.postgres.asking import Asked, Asking
 from signal_ledger_adapters.postgres.cursors import from_cursor, to_cursor
-from signal_ledger_adapters.postgres.rows import to_seen_step, to_state, to_step
+from signal_ledger_adapters.postgres.rows import to_recorded_job, to_seen_step, to_state, to_step
 from signal_ledger_adapters.postgres.schema import quote
-from signal_ledger_adapters.postgres.tables import edges, event_columns, events, jobs, outbox, repairs, steps, waits
+from signal_ledger_adapters.postgres.tables import (
+    JOB_INSTANTS,
+    edges,
+    event_columns,
+    events,
+    jobs,
+    outbox,
+    repairs,
+    steps,
+    waits,
+)
 from signal_ledger_adapters.queries import filtered, to_stored_signal, to_waiting_job
 
 _ROWS_AT_ONCE = 500
+
+_JOB_COLUMNS = [
+    cast(jobs.c.state, Text).label("state"),
+    *(jobs.c[name] for name in ("worker", "queue", "attempt", "max_attempts", "priority", *JOB_INSTANTS)),
+    *(
+        cast(func.to_jsonb(jobs.c[name]), Text).label(name)
+        for name in ("args", "meta", "tags", "errors", "attempted_by")
+    ),
+]
 
 
 class Audit:
@@ -51,6 +73,17 @@ class Audit:
         if cursor is not None:
             query = query.where(tuple_(events.c.turn, events.c.position) <= tuple_(*from_cursor(cursor)))
         return await self._recorded(query)
+
+    async def job(self, job_id: JobId) -> RecordedJob | None:
+        """Return a job's row; None if there is none, or if this role may not read Oban's table."""
+        try:
+            async with self._asking.connection() as connection:
+                row = (await connection.execute(select(*_JOB_COLUMNS).where(jobs.c.id == job_id))).mappings().first()
+        except DBAPIError as error:
+            if isinstance(error.driver_exception, asyncpg.InsufficientPrivilegeError):
+                return None
+            raise
+        return None if row is None else to_recorded_job(row)
 
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         """Return the first events that match, in the order of the log, as far as it is settled."""

@@ -1,8 +1,9 @@
 """Between the core's values and what PostgreSQL's driver returns."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any, Protocol, cast
 
 from signal_ledger.causes import Cause
@@ -24,12 +25,15 @@ from signal_ledger.decisions import (
     new_stored,
 )
 from signal_ledger.events import DeliveryOutcome
+from signal_ledger.jobs import JobState
 from signal_ledger.names import Execution, JobId, SignalId
 from signal_ledger.plan import Plan
+from signal_ledger.recorded_job import RecordedJob
 from signal_ledger.steps import SeenStep, Step, see
 from signal_ledger.stored import SCHEMA_VERSION
 from signal_ledger.upcast import NewerEventError
 from signal_ledger.wait_state import Inbox, OpenWait, Status, WaitState
+from signal_ledger_adapters.postgres.tables import JOB_INSTANTS
 
 
 class Row(Protocol):
@@ -38,6 +42,25 @@ class Row(Protocol):
     def __getitem__(self, column: str, /) -> Any:  # noqa: ANN401 - what the columns hold is guaranteed by the tables
         """Return a column."""
         ...
+
+
+def to_recorded_job(row: Row) -> RecordedJob:
+    """Read a row of Oban's, its documents and arrays as the text of JSON."""
+    instants = {name: row[name] and row[name].replace(tzinfo=UTC) for name in JOB_INSTANTS}
+    return RecordedJob(
+        worker=row["worker"],
+        queue=row["queue"],
+        state=JobState(row["state"]),
+        priority=row["priority"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        args=json.loads(row["args"]),
+        meta=json.loads(row["meta"]),
+        tags=tuple(json.loads(row["tags"])),
+        errors=tuple(json.loads(row["errors"])),
+        attempted_by=tuple(json.loads(row["attempted_by"])),
+        **instants,
+    )
 
 
 def to_state(row: Row) -> WaitState:

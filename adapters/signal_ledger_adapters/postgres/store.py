@@ -21,6 +21,7 @@ from signal_ledger.operations import DeliverCall
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, StoreUnavailableError, WaitingJob
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.recorded_job import RecordedJob
 from signal_ledger.steps import SeenStep
 from signal_ledger.stored import SCHEMA_VERSION
 from signal_ledger.wait_state import WaitState
@@ -242,6 +243,9 @@ class PostgresStore:
 
     async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
         return await self._audit.history(job_id, cursor=cursor)
+
+    async def job(self, job_id: JobId) -> RecordedJob | None:
+        return await self._audit.job(job_id)
 
     async def is_settled(self, instant: datetime) -> bool:
         return bool(await self._call("SELECT ledger.is_settled($1::timestamptz)", instant))

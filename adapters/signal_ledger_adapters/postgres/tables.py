@@ -8,6 +8,9 @@ from signal_ledger.stored import StoredEvent
 SCHEMA = "ledger"
 OBAN_SCHEMA = "oban"
 
+JOB_INSTANTS = ("inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
+"""Oban keeps them in UTC, without saying so."""
+
 metadata = MetaData(schema=SCHEMA)
 
 _Instant = DateTime(timezone=True)
@@ -103,6 +106,18 @@ jobs = Table(
     Column("id", BigInteger, primary_key=True),
     # An enumeration of Oban's.
     Column("state", NullType, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    # Read as JSON: in the schema of Oban for Elixir, errors are an array of it.
+    Column("args", NullType, nullable=False),
+    Column("meta", NullType, nullable=False),
+    Column("tags", NullType, nullable=False),
+    Column("errors", NullType, nullable=False),
+    Column("attempted_by", NullType, nullable=False),
+    *(Column(name, DateTime(timezone=False)) for name in JOB_INSTANTS),
     schema=OBAN_SCHEMA,
 )
 

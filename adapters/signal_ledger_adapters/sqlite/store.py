@@ -14,7 +14,7 @@ from signal_ledger.commands import Deliver, Take
 from signal_ledger.decisions import DeliverReply, TakeRefusal, TakeReply
 from signal_ledger.embedded.flow import RetrySteps
 from signal_ledger.embedded.job_row import JobRow, NewJob
-from signal_ledger.embedded.operations import AddNode, SeeSteps
+from signal_ledger.embedded.operations import AddNode, GetJobs, SeeSteps
 from signal_ledger.embedded.unit import EmbeddedUnit
 from signal_ledger.errors import SchemaError
 from signal_ledger.names import JobId
@@ -22,6 +22,7 @@ from signal_ledger.operations import DeliverCall, TakeCall
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, WaitingJob
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.recorded_job import RecordedJob
 from signal_ledger.steps import SeenStep
 from signal_ledger.unit import Operation
 from signal_ledger.wait_state import WaitState
@@ -151,6 +152,10 @@ class SqliteStore:
 
     async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
         return await self._audit.history(job_id, cursor=cursor)
+
+    async def job(self, job_id: JobId) -> RecordedJob | None:
+        rows = self._reader.run(GetJobs(job_ids=(job_id,)))
+        return rows[0].recorded if rows else None
 
     async def is_settled(self, instant: datetime) -> bool:
         # A later event has a later time than the newest one: it is stamped when it has the lock. Only an instant

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from signal_ledger.instants import to_milliseconds, to_text
 from signal_ledger.jobs import TERMINAL, JobState, JobView
 from signal_ledger.names import NO_EXECUTION, Execution, JobId
+from signal_ledger.recorded_job import RecordedJob
 
 # Oban schedules in 32-bit seconds, so no snooze is longer than 68 years; 50 stand for "indefinitely" on both engines.
 INDEFINITELY = timedelta(days=50 * 365.25)
@@ -127,6 +128,29 @@ class JobRow:
     def is_exhausted(self) -> bool:
         """Whether it has no attempt left."""
         return self.attempt >= self.max_attempts
+
+    @property
+    def recorded(self) -> RecordedJob:
+        """The row as a history carries it: Oban's columns."""
+        return RecordedJob(
+            worker=self.worker,
+            queue=self.queue,
+            state=self.state,
+            priority=self.priority,
+            attempt=self.attempt,
+            max_attempts=self.max_attempts,
+            args=self.args,
+            meta=self.meta,
+            tags=self.tags,
+            errors=self.errors,
+            attempted_by=self.attempted_by,
+            inserted_at=self.inserted_at,
+            scheduled_at=self.scheduled_at,
+            attempted_at=self.attempted_at,
+            cancelled_at=self.cancelled_at,
+            completed_at=self.completed_at,
+            discarded_at=self.discarded_at,
+        )
 
     def fetched(self, now: datetime, node: int, attempted_by: tuple[str, ...]) -> "JobRow":
         """A worker picks the job up (`fetch_jobs.sql`)."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from signal_ledger.evolve import fold
 from signal_ledger.jobs import JobState
 from signal_ledger.ledger import Ledger
+from signal_ledger.plan import Plan
 from signal_ledger.ports import EventFilter
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.testing.bench import Bench, take
@@ -85,6 +86,25 @@ class LogContract:
         assert await bench.job(job_id) is None
         assert await kinds(bench, job_id) == ["delivered", "closed"]
         assert await bench.insert() != job_id
+
+    async def test_the_row_of_a_job_is_there_as_long_as_the_job_is(self, bench: Bench) -> None:
+        plan = Plan(workflow_id="w", workflow_name=None, name="charge", deps=(), ignore=())
+        job_id = await bench.insert(max_attempts=3, plan=plan)
+        fresh = await bench.store.job(job_id)
+        assert fresh is not None
+        assert (fresh.worker, fresh.state, fresh.attempt, fresh.max_attempts) == ("tests.Worker", "available", 0, 3)
+        assert (fresh.args, fresh.meta, fresh.tags, fresh.errors, fresh.priority) == ({}, plan.to_meta(), (), (), 0)
+        assert (fresh.attempted_at, fresh.completed_at) == (None, None)
+        assert fresh.inserted_at.utcoffset() == fresh.scheduled_at.utcoffset() == timedelta(0)
+        await bench.finish(job_id, await executing(bench, job_id), JobState.COMPLETED)
+        done = await bench.store.job(job_id)
+        assert done is not None
+        assert (done.state, done.attempt, done.queue) == ("completed", 1, fresh.queue)
+        assert done.attempted_at is not None
+        assert done.completed_at is not None
+        bench.clock.advance(10)
+        await bench.prune()
+        assert await bench.store.job(job_id) is None
 
     async def test_waiting_lists_who_waits_the_longest_first(self, bench: Bench) -> None:
         ledger = Ledger(bench.store, None)
