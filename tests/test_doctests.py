@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the core: each runs as it stands, in an empty folder."""
+"""The examples in the docstrings of the core and of all public names: each runs as it stands, in an empty folder."""
 
 import doctest
 import inspect
@@ -10,7 +10,11 @@ import pytest
 import signal_ledger
 
 MODULES = [signal_ledger] + [
-    import_module(found.name) for found in pkgutil.walk_packages(signal_ledger.__path__, "signal_ledger.")
+    import_module(name)
+    for name in sorted(
+        {found.name for found in pkgutil.walk_packages(signal_ledger.__path__, "signal_ledger.")}
+        | set(signal_ledger._HOMES.values())
+    )
 ]
 EXAMPLES = {found.name: found for module in MODULES for found in doctest.DocTestFinder().find(module) if found.examples}
 

@@ -152,11 +152,35 @@ async def test_earlier_extensions_of_engines_go_on(monkeypatch):
         ("producer.get_jobs", _producer.Producer._get_jobs, _producer._get_jobs, ["producer"]),
         ("query.ack_jobs", _query.Query.ack_jobs, _query._ack_jobs, ["query", "acks"]),
         ("query.reset", _query.Query.reset, _query._reset, ["query"]),
+        ("query.insert_jobs", _query.Query.insert_jobs, _query._insert_jobs, ["query", "jobs", "conn"]),
     ],
 )
 def test_engines_have_these_extension_points_and_defaults(point, used_in, default, parameters):
     assert f'use_ext("{point}"' in inspect.getsource(used_in)
     assert list(inspect.signature(default).parameters) == parameters
+
+
+def test_workers_and_engines_enqueue_where_a_rerun_takes_jobs_down():
+    assert "Oban.get_instance(cls._oban_name).enqueue(job, conn=conn)" in inspect.getsource(decorators.worker)
+    assert "self._query.insert_jobs(jobs, conn=conn)" in inspect.getsource(engine_module.Oban.enqueue_many)
+
+
+def test_hooking_for_reruns_twice_hooks_once(monkeypatch):
+    monkeypatch.setattr(_extensions, "_extensions", {})
+    oban_api.hook_offline()
+    once, hooks_then = engine_module.Oban.get_instance.__func__, dict(_extensions._extensions)
+    oban_api.hook_offline()
+    assert engine_module.Oban.get_instance.__func__ is once
+    assert _extensions._extensions == hooks_then
+    with pytest.raises(RuntimeError, match="Oban instance 'nowhere' not found"):
+        engine_module.Oban.get_instance("nowhere")
+
+
+def test_the_job_that_runs_is_known_by_a_context_variable():
+    job = Job(worker="a.b")
+    token = _executor._current_job.set(job)
+    assert oban.current_job() is job
+    _executor._current_job.reset(token)
 
 
 def test_the_stager_calls_its_extension_with_the_query_before_it_stages():

@@ -17,6 +17,7 @@ from signal_ledger.engines import Engine, only_engine
 from signal_ledger.execution import current_execution
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import JobId
+from signal_ledger.offline import Notebook, current_notebook
 from signal_ledger.plan import Plan
 from signal_ledger.ports import WaitingJob
 from signal_ledger.receipt import Receipt
@@ -115,10 +116,13 @@ class Workflow:
         self._job_ids: dict[str, JobId] = {}
         self._is_loaded = False
         self._is_confirmed = False
+        self._notebook: Notebook | None = None
 
     @classmethod
     async def load(cls, id: str, *, via: Engine | Ledger | None = None) -> Self:  # noqa: A002 - as it is called
         """Find a workflow that was enqueued, maybe by another process and long ago: also after its jobs were pruned.
+
+        In a rerun nothing is looked up: the workflow takes signals for steps of any name, and they are not sent.
 
         Args:
             id: Its id.
@@ -129,6 +133,9 @@ class Workflow:
             RuntimeError: No engine is open, or more than one.
         """
         workflow = cls(via=via)
+        if (notebook := current_notebook()) is not None:
+            workflow._id, workflow._is_loaded, workflow._notebook = id, True, notebook
+            return workflow
         seen = await workflow._ledger.steps(id)
         if not seen:
             raise LookupError(f"workflow: expected the id of one that was enqueued, found none with {id!r}")
@@ -316,7 +323,7 @@ class Workflow:
 
     async def _confirm(self) -> None:
         """See once that the ledger has the steps: after a rollback, SQLite gives the ids of their jobs to others."""
-        if self._is_loaded or self._is_confirmed:
+        if self._is_loaded or self._is_confirmed or current_notebook() is not None:
             return
         found = {one.name: one.step.job_id for one in await self._ledger.steps(self._id)}
         if any(found.get(name) != job_id for name, job_id in self.job_ids.items()):
@@ -326,6 +333,8 @@ class Workflow:
         self._is_confirmed = True
 
     def _job_id(self, name: str) -> JobId:
+        if self._notebook is not None:
+            return self._notebook.step_id(self._id, name)
         if name not in self._plans:
             known = ", ".join(map(repr, self._plans)) or "none"
             raise ValueError(f"{self}: expected the name of a step, got {name!r}; there are {known}")

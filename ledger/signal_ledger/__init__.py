@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from signal_ledger.errors import DeliveryUnknown as DeliveryUnknown
     from signal_ledger.errors import KeyConflict as KeyConflict
     from signal_ledger.errors import PayloadError as PayloadError
+    from signal_ledger.errors import RerunDiverged as RerunDiverged
     from signal_ledger.errors import SchemaError as SchemaError
     from signal_ledger.errors import SignalTimeout as SignalTimeout
     from signal_ledger.errors import StaleExecution as StaleExecution
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from signal_ledger.receipt import Receipt as Receipt
     from signal_ledger.recorded import RecordedEvent as RecordedEvent
     from signal_ledger.recorded_job import RecordedJob as RecordedJob
+    from signal_ledger.rerun_report import RerunReport as RerunReport
     from signal_ledger.verify import Progress as Progress
     from signal_ledger.verify import Report as Report
     from signal_ledger.verify_stream import Finding as Finding
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from signal_ledger.workflow_status import WorkflowStatus as WorkflowStatus
     from signal_ledger_adapters.lite.engine import LiteEngine as LiteEngine
     from signal_ledger_adapters.oban.engine import ObanEngine as ObanEngine
+    from signal_ledger_adapters.rerun import rerun as rerun
     from signal_ledger_adapters.workflow import WaitingStep as WaitingStep
     from signal_ledger_adapters.workflow import Workflow as Workflow
 
@@ -61,6 +64,8 @@ __all__ = [
     "RecordedJob",
     "ReplayStep",
     "Report",
+    "RerunDiverged",
+    "RerunReport",
     "SchemaError",
     "SignalTimeout",
     "StaleExecution",
@@ -77,6 +82,7 @@ __all__ = [
     "migrate",
     "migration_sql",
     "open_ledger",
+    "rerun",
     "signal",
 ]
 
@@ -97,6 +103,8 @@ _HOMES = {
     "RecordedJob": "signal_ledger.recorded_job",
     "ReplayStep": "signal_ledger.history",
     "Report": "signal_ledger.verify",
+    "RerunDiverged": "signal_ledger.errors",
+    "RerunReport": "signal_ledger.rerun_report",
     "SchemaError": "signal_ledger.errors",
     "SignalTimeout": "signal_ledger.errors",
     "StaleExecution": "signal_ledger.errors",
@@ -107,6 +115,7 @@ _HOMES = {
     "Workflow": "signal_ledger_adapters.workflow",
     "WorkflowStatus": "signal_ledger.workflow_status",
     "await_signal": "signal_ledger.waiting",
+    "rerun": "signal_ledger_adapters.rerun",
     "signal": "signal_ledger.waiting",
 }
 

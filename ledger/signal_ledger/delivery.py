@@ -15,6 +15,7 @@ from signal_ledger.commands import Deliver, new_deliver
 from signal_ledger.decisions import DeliverReply, Fate
 from signal_ledger.errors import DeliveryUnknown
 from signal_ledger.names import JobId, SignalId, to_uuid
+from signal_ledger.offline import current_notebook
 from signal_ledger.operations import DeliverCall, new_deliver_call
 from signal_ledger.ports import DeliveryStore, StoreUnavailableError
 from signal_ledger.receipt import Outcome, Receipt, stored_receipt, to_receipt
@@ -240,6 +241,9 @@ class CanSignal(ABC):
         Raises:
             RuntimeError: This is closed, or can only be read.
         """
-        return await self._signals.send(
-            target, payload, channel=channel, key=key, source=source, conn=conn, timeout=timeout
-        )
+        notebook = current_notebook()
+        if notebook is not None:
+            sender, conn = Sender(store=notebook, new_id=notebook.new_id), None
+        else:
+            sender = self._signals
+        return await sender.send(target, payload, channel=channel, key=key, source=source, conn=conn, timeout=timeout)

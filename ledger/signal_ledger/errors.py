@@ -5,6 +5,10 @@ found. None ever holds a payload, nor any part of one.
 """
 
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signal_ledger.rerun_report import RerunReport
 
 
 class SignalTimeout(Exception):  # noqa: N818 - the name is the reference API's
@@ -87,6 +91,18 @@ class DeliveryUnknown(RuntimeError):  # noqa: N818 - named for the situation
 
 class SchemaError(RuntimeError):
     """A database cannot serve as a ledger: missing, too new, damaged, locked, read-only or no database at all."""
+
+
+class RerunDiverged(AssertionError):  # noqa: N818 - named for the situation
+    """A rerun did not go as its history has it: the code has changed since, or is not deterministic.
+
+    Attributes:
+        report: The `RerunReport`.
+    """
+
+    def __init__(self, report: "RerunReport") -> None:
+        self.report = report
+        super().__init__(str(report))
 
 
 class StaleExecution(BaseException):

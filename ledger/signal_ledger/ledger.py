@@ -11,6 +11,7 @@ from signal_ledger.evolve import evolve, fold
 from signal_ledger.history import History, ReplayStep
 from signal_ledger.instants import require_instant
 from signal_ledger.names import DEFAULT_CHANNEL
+from signal_ledger.offline import refuse_offline
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, LedgerStore, WaitingJob
 from signal_ledger.recorded import RecordedEvent
@@ -170,6 +171,7 @@ class Ledger(CanSignal):
             LookupError: There is no such workflow.
             RuntimeError: The ledger was opened read-only.
         """
+        refuse_offline("retry_steps")
         if self._sender is None:
             raise RuntimeError("retry_steps: expected a ledger that can be written, this one was opened read-only")
         seen = await self.steps(workflow_id)
@@ -287,6 +289,7 @@ class Ledger(CanSignal):
         Raises:
             RuntimeError: The ledger was opened read-only.
         """
+        refuse_offline("rebuild")
         if self._sender is None:
             raise RuntimeError("rebuild: expected a ledger that can be written, this one was opened read-only")
         return await self._store.rebuild()

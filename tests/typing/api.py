@@ -24,6 +24,8 @@ from signal_ledger import (
     RecordedJob,
     ReplayStep,
     Report,
+    RerunDiverged,
+    RerunReport,
     SchemaError,
     SignalTimeout,
     StaleExecution,
@@ -35,6 +37,7 @@ from signal_ledger import (
     codec,
     lite,
     open_ledger,
+    rerun,
     signal,
 )
 
@@ -164,6 +167,33 @@ def histories_are_loaded_and_replayed(path: Path, lines: TextIO) -> None:
     if job is not None:
         args: Mapping[str, object] = job.args
         print(args, job_id)
+
+
+async def workers_are_run_again(worker: type, history: History, ledger: Ledger) -> None:
+    report = await rerun(worker, history)
+    assert_type(report, RerunReport)
+    assert_type(await rerun(worker, await ledger.history(7), args={"order": 7}), RerunReport)
+    await rerun(worker, history.until(7), run=1, args={}, meta={"mine": True}, attempt=2)
+    assert_type(report.ended == "returned", bool)
+    assert_type(report.ok, bool)
+    assert_type(report.result, object)
+    assert_type(report.error, BaseException | None)
+    assert_type(report.divergence, str | None)
+    assert_type(str(report), str)
+    for each in report.awaits + report.unasked:
+        assert_type(each.channel, str | None)
+        assert_type(each.got == "signal", bool)
+        assert_type(each.version, int | None)
+    if report.stopped_at is not None:
+        assert_type(report.stopped_at.since, datetime | None)
+    for unsent in report.signals:
+        assert_type(unsent.payload, Any)
+    for unwritten in report.jobs:
+        assert_type(unwritten.queue, str)
+    try:
+        report.raise_for_divergence()
+    except RerunDiverged as diverged:
+        assert_type(diverged.report, RerunReport)
 
 
 async def the_log_is_iterated(ledger: Ledger, job: Job) -> None:

@@ -17,6 +17,7 @@ from signal_ledger import (
     codec,
     lite,
     open_ledger,
+    rerun,
     signal,
 )
 
@@ -26,6 +27,13 @@ async def awaits_of_text() -> None:
     await await_signal(wait_timeout="5 s")  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
     await await_signal(wait_timeout=None)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
     await await_signal(channel=b"votes")  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+
+
+async def reruns_of_files_and_instances(worker: object, ledger: Ledger) -> None:
+    await rerun(worker, [])  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    await rerun(type(worker), b"incident.jsonl")  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    rerun(type(worker), [])  # type: ignore[unused-coroutine]  # ty: ignore[unused-awaitable]
+    ledger.export(7).save("incident.jsonl")  # type: ignore[attr-defined]  # ty: ignore[missing-attribute]
 
 
 async def awaits_of_a_channel_by_its_place() -> None:

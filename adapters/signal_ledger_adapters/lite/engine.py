@@ -18,13 +18,14 @@ from signal_ledger.delivery import Sender
 from signal_ledger.embedded.operations import CancelJobs, DeleteJobs, GetJobs, InsertJobs, PruneJobs, RetryJobs
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import JobId, SignalId
+from signal_ledger.offline import current_notebook, refuse_offline
 from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
 from signal_ledger.receipt import Outcome
 from signal_ledger_adapters.lite.conversion import to_job, to_new_job, update_job
 from signal_ledger_adapters.lite.queue import Queue, QueueConfig, check_queues, make_queues
 from signal_ledger_adapters.lite.runner import Runner
 from signal_ledger_adapters.lite.watch import Watch
-from signal_ledger_adapters.oban_api import cron_workers, hook_workers, instances
+from signal_ledger_adapters.oban_api import cron_workers, hook_workers, instances, take_down
 from signal_ledger_adapters.this_process import process_id
 
 logger = logging.getLogger(__name__)
@@ -195,6 +196,8 @@ class LiteEngine(engines.Engine):
         """Insert several jobs, all or none; as `enqueue`."""
         jobs = [jobs_or_first, *rest] if isinstance(jobs_or_first, Job) else [*jobs_or_first, *rest]
         new_jobs = tuple(to_new_job(job) for job in jobs)
+        if (notebook := current_notebook()) is not None:
+            return take_down(notebook, jobs)
         if conn is not None:
             rows = await self._opened.insert_with(conn, new_jobs)
         else:
@@ -250,6 +253,7 @@ class LiteEngine(engines.Engine):
         return self._require_open()
 
     def _require_open(self) -> EmbeddedStore:
+        refuse_offline(f"engine {self.name!r}")
         if self._store is None:
             raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with lite(...)`")
         self._require_own_process()

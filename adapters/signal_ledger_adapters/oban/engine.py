@@ -16,6 +16,7 @@ from signal_ledger.delivery import Sender
 from signal_ledger.errors import SchemaError
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import JobId, SignalId
+from signal_ledger.offline import refuse_offline
 from signal_ledger.receipt import Outcome
 from signal_ledger_adapters.oban import hooks
 from signal_ledger_adapters.oban.attachment import Attached, attachment_of
@@ -174,31 +175,31 @@ class ObanEngine(engines.Engine):
 
     async def get_job(self, job_id: int) -> Job | None:
         """Return a job; None if there is none of this id."""
-        return await self._oban.get_job(job_id)
+        return await self._online.get_job(job_id)
 
     async def cancel_job(self, job: Job | int) -> None:
         """Cancel a job. A waiting one ends; an executing one is asked to stop (``job.cancelled()``)."""
-        await self._oban.cancel_job(job)
+        await self._online.cancel_job(job)
 
     async def cancel_many_jobs(self, jobs: Iterable[Job | int]) -> int:
         """Cancel several jobs and return how many had not ended yet."""
-        return await self._oban.cancel_many_jobs(list(jobs))
+        return await self._online.cancel_many_jobs(list(jobs))
 
     async def retry_job(self, job: Job | int) -> None:
         """Make a job run now that is neither available nor executing. A finished one begins a new run."""
-        await self._oban.retry_job(job)
+        await self._online.retry_job(job)
 
     async def retry_many_jobs(self, jobs: Iterable[Job | int]) -> int:
         """Retry several jobs and return how many."""
-        return await self._oban.retry_many_jobs(list(jobs))
+        return await self._online.retry_many_jobs(list(jobs))
 
     async def delete_job(self, job: Job | int) -> None:
         """Delete a job that is not executing. Its history stays."""
-        await self._oban.delete_job(job)
+        await self._online.delete_job(job)
 
     async def delete_many_jobs(self, jobs: Iterable[Job | int]) -> int:
         """Delete several jobs and return how many."""
-        return await self._oban.delete_many_jobs(list(jobs))
+        return await self._online.delete_many_jobs(list(jobs))
 
     async def _require_one_database(self, store: DistributedStore) -> None:
         """Compare what Oban's connections lead to with what the ledger's do: each is made in its own way."""
@@ -227,7 +228,14 @@ class ObanEngine(engines.Engine):
         return None if found is None else found[0]
 
     @property
+    def _online(self) -> Oban:
+        """The Oban, for what a rerun can neither do nor take down; what is enqueued, it takes down by a hook."""
+        refuse_offline(f"engine {self.name!r}")
+        return self._oban
+
+    @property
     def _signals(self) -> Sender:
+        refuse_offline(f"engine {self.name!r}")
         if self._store is None:
             raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with attach(...)`")
         return self._sender

@@ -30,6 +30,8 @@ from signal_ledger_adapters.oban_api.instances import start as start
 from signal_ledger_adapters.oban_api.instances import stop as stop
 from signal_ledger_adapters.oban_api.instances import unlisten as unlisten
 from signal_ledger_adapters.oban_api.instances import was_stopped as was_stopped
+from signal_ledger_adapters.oban_api.offline import hook_offline as hook_offline
+from signal_ledger_adapters.oban_api.offline import take_down as take_down
 from signal_ledger_adapters.oban_api.producers import limit_of as limit_of
 from signal_ledger_adapters.oban_api.producers import query_of_producer as query_of_producer
 from signal_ledger_adapters.oban_api.queries import Acknowledge as Acknowledge
@@ -44,6 +46,8 @@ from signal_ledger_adapters.oban_api.workers import execution_of as execution_of
 from signal_ledger_adapters.oban_api.workers import failure_of as failure_of
 from signal_ledger_adapters.oban_api.workers import hook_workers as hook_workers
 from signal_ledger_adapters.oban_api.workers import make_cancellable as make_cancellable
+from signal_ledger_adapters.oban_api.workers import path_of as path_of
 from signal_ledger_adapters.oban_api.workers import put_off_early_job as put_off_early_job
 from signal_ledger_adapters.oban_api.workers import request_cancel as request_cancel
+from signal_ledger_adapters.oban_api.workers import run_process as run_process
 from signal_ledger_adapters.oban_api.workers import token_of as token_of

@@ -13,8 +13,8 @@ from typing import Any
 
 from oban import Cancel, Job, Snooze, current_job
 from oban._backoff import jittery_clamped
-from oban._executor import AckAction, Executor
-from oban.worker import _registry, resolve_worker
+from oban._executor import AckAction, Executor, _current_job
+from oban.worker import _registry, resolve_worker, worker_name
 
 from signal_ledger.embedded.job_row import INDEFINITELY
 from signal_ledger.execution import Cancelled, Execution, Sleep, Superseded, TryLater, no_execution
@@ -67,6 +67,22 @@ def attach_execution(job: Job, begin: Callable[[float | None], Execution]) -> No
         _wrap(resolve_worker(job.worker))
     except Exception:  # noqa: BLE001 - the executor meets it again, and makes it the job's error
         logger.debug("job %s: its worker cannot be resolved", job.id)
+
+
+async def run_process(worker_class: type[Any], job: Job, execution: Execution) -> object:
+    """Run a worker's `process` once in an execution, without Oban's executor: no timeout, no retry, no telemetry."""
+    # As if it had begun already: a `process` that is wrapped for engines begins none of its own.
+    job.extra[_EXTRA] = _Binding(lambda _ends_by: execution, execution)
+    token = _current_job.set(job)
+    try:
+        return await execution.run(lambda: worker_class().process(job))
+    finally:
+        _current_job.reset(token)
+
+
+def path_of(worker_class: type) -> str:
+    """Return the path that jobs name a worker by."""
+    return worker_name(worker_class)
 
 
 def put_off_early_job() -> None:
