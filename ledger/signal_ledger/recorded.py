@@ -167,7 +167,7 @@ def to_row(recorded: RecordedEvent) -> StoredEvent:
         row = to_stored(
             recorded.event, job_id=recorded.job_id, version=recorded.version, recorded_at=recorded.recorded_at
         )
-    except AttributeError:
+    except (AttributeError, TypeError):
         raise ValueError(
             f"job {recorded.job_id}: event {recorded.version} ({recorded.kind}) lacks a column; verify() tells which"
         ) from None

@@ -230,10 +230,11 @@ def test_d9_a_payload_that_does_not_decode_is_kept_as_it_was_stored():
         _ = loaded[0].payload
 
 
-def test_a_damaged_event_is_not_saved(tmp_path):
-    [one] = recorded([(0, closed())])
-    damaged = dataclasses.replace(one, event=dataclasses.replace(one.event, cause=None))
-    with pytest.raises(ValueError, match=r"job 7: event 1 \(closed\) lacks a column"):
+@pytest.mark.parametrize(("event", "column"), [(closed(), "cause"), (APPROVED, "channel"), (APPROVED, "outcome")])
+def test_a_damaged_event_is_not_saved(event, column, tmp_path):
+    [one] = recorded([(0, event)])
+    damaged = dataclasses.replace(one, event=dataclasses.replace(event, **{column: None}))
+    with pytest.raises(ValueError, match=rf"job 7: event 1 \({one.kind}\) lacks a column"):
         History.of([damaged]).save(tmp_path / "incident.jsonl")
     assert not (tmp_path / "incident.jsonl").exists()
 
@@ -297,6 +298,8 @@ JOB_FIELDS = json.loads(HEADER)["job"]
         (7, resealed(DELIVERED, ordinal=1), "expected the columns of a delivered event, all and no others"),
         (7, resealed(DELIVERED, outcome=None), "expected the columns of a delivered event, all and no others"),
         (7, resealed(DELIVERED, outcome="lost"), "expected the columns of a delivered event, all and no others"),
+        (7, resealed(DELIVERED, channel=None), "expected the columns of a delivered event, all and no others"),
+        (8, resealed(EVENT_LINES[6], ordinal=None), "expected the columns of a consumed event, all and no others"),
         (2, resealed(EVENT_LINES[0], plan="{}"), "expected the columns of a planned event, all and no others"),
     ],
 )
