@@ -34,7 +34,7 @@ default_role = "code"
 nitpicky = True
 nitpick_ignore_regex = [
     # Python's own types and those of our dependencies are described elsewhere.
-    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|oban|typing)\..*"),
+    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|oban|os|typing)\..*"),
     (
         r"py:.*",
         r"(Any|BaseException|Enum|Exception|Oban|StrEnum|NamedTuple|bool|bytes|dict|float|int|list|object|str|tuple)",

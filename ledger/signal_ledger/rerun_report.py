@@ -34,9 +34,9 @@ class Got(StrEnum):
     TIMEOUT = "timeout"
     """`SignalTimeout`."""
     UNREADABLE = "unreadable"
-    """`PayloadError`: the payload of its signal was erased or cannot be decoded."""
+    """`PayloadError`, since the payload of its signal was erased or cannot be decoded."""
     NOTHING = "nothing"
-    """The log holds no outcome: the rerun ended there."""
+    """Nothing, since the log holds no outcome. The rerun ended there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

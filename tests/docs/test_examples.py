@@ -9,14 +9,14 @@ How a page says what is to be run (README.md and every page under docs/):
 * ``<!-- file: NAME -->`` on the line before a block: it is not run, but lies under this name in the page's folder.
 * ``<!-- terminal: NAME -->`` before a ``console`` block: these commands have a terminal of their own, in which a
   command may go on while other terminals are used. A later block of that terminal goes on with what it prints, and
-  ``^C`` interrupts it.
+  ``^C`` interrupts it. A line that begins with ``(Pdb) `` is typed into the debugger.
 * ``<!-- not run: REASON -->`` before a ``python`` block: it is no script.
 * ``<!-- postgres -->`` on a line of its own: what the page runs finds the URL of an empty database, with Oban's schema
   installed, in ``DATABASE_URL`` and ``SIGNAL_LEDGER_URL``. It is on a scratch cluster; where none can be had, the tests
   of the page are skipped, and fail if ``CI`` is set.
 
-Standard output is compared. Dates, times of day and UUIDs count by their form, white space at the end of a line not at
-all. Standard error holds logs, and is shown when a test fails.
+Standard output is compared. Dates, times of day, UUIDs, how long tests took, and the folders of modules count by their
+form, white space at the end of a line not at all. Standard error holds logs, and is shown when a test fails.
 """
 
 import contextlib
@@ -41,7 +41,11 @@ _SHAPES = [
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<uuid>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "<date>"),
     (re.compile(r"\b\d\d:\d\d:\d\d(\.\d+)?"), "<time>"),
+    (re.compile(r"\bin \d+\.\d\ds\b"), "in <seconds>"),
+    (re.compile(r"(?<= )/\S+/(?=\w+\.py\b)"), "<folder>/"),
 ]
+
+_PROMPT = "(Pdb) "
 
 SCRIPTS = [
     pytest.param(page, block, following, id=f"{name(page)}:{block.line}")
@@ -65,13 +69,14 @@ class Command:
     """A Python program in a folder, with whatever processes it starts."""
 
     def __init__(self, arguments, folder, variables):
-        # Warnings are errors for examples, too. The measuring of coverage stays out of them.
+        # Warnings are errors for examples, too. The measuring of coverage, and our plugins of pytest, stay out of them.
         environment = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "error", *arguments],
             cwd=folder,
-            env={**environment, **variables, "PYTHONUNBUFFERED": "1"},
+            env={**environment, **variables, "PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
@@ -84,6 +89,10 @@ class Command:
     def next_line(self):
         """The next line that it prints; None when it has ended."""
         return self._printed.get(timeout=TIMEOUT_S)
+
+    def type(self, line):
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
 
     def interrupt(self):
         self._process.send_signal(signal.SIGINT)
@@ -101,6 +110,7 @@ class Command:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(TIMEOUT_S)
         self._reader.join(TIMEOUT_S)
+        self._process.stdin.close()
         self._process.stdout.close()
         self._log.close()
 
@@ -112,7 +122,10 @@ class Command:
 
     def _read(self):
         for line in self._process.stdout:
-            self._printed.put(line)
+            # Behind a prompt of the debugger stands what the next command prints: nobody's typing is echoed.
+            printed = line.replace(_PROMPT, "")
+            if printed.strip() or _PROMPT not in line:
+                self._printed.put(printed)
         self._printed.put(None)
 
 
@@ -153,6 +166,8 @@ class Terminal:
                 program, *arguments = shlex.split(line[2:])
                 assert program == "python", f"expected a command that begins with python, got {line}"
                 self._command = Command(arguments, self._folder, self._variables)
+            elif line.startswith(_PROMPT):
+                self._command.type(line.removeprefix(_PROMPT))
             elif line == "^C":
                 self._command.interrupt()
                 self.end()
