@@ -245,7 +245,7 @@ async def test_a_regression_test_is_three_lines():
 
     report = await rerun(a_worker(changed), history(*ASKED, (2, closed())))
     with pytest.raises(
-        RerunDiverged, match="asked for await 1 on channel 'another', as its await number 1; the log holds"
+        RerunDiverged, match="asked for await 1 on channel 'another', as its await number 1; the history holds"
     ):
         report.raise_for_divergence()
 

@@ -35,8 +35,8 @@ async def rerun(
 
     Each await returns or raises what it did then. Nothing is written and no database is reached: signals and jobs that
     `process` would send or enqueue are listed in the report. It stops at the first await without an outcome, and where
-    `process` asks for something that the log does not hold: then the code has changed, or it is not deterministic. The
-    other effects of `process`, such as calls of other services, are its own: patch them.
+    `process` asks for something that the history does not hold: then the code has changed, or it is not deterministic.
+    The other effects of `process`, such as calls of other services, are its own: patch them.
 
     It runs in the calling task, so ``breakpoint()`` works. `process` gets a `Job` of that time, as far as the history
     tells; neither the worker's timeout nor its retries apply.
@@ -76,7 +76,7 @@ async def rerun(
         ...     print(report.ended, "at", report.stopped_at)
         >>>
         >>> asyncio.run(main())
-        stopped at await 1 on channel 'approval', before which the log ends
+        stopped at await 1 on channel 'approval', before which the history ends
     """
     given: object = worker
     if not isinstance(given, type) or not hasattr(given, "process"):

@@ -51,7 +51,8 @@ class Ledger(CanSignal):
     async def replay(self, job_id: int | HasId) -> AsyncGenerator[ReplayStep, None]:
         """Step through the events of a job, each with the job's wait state after it.
 
-        The events are read page by page, so a long history takes no more memory than a short one.
+        The events are read page by page, so a long history takes no more memory than a short one. As for `events`,
+        the last ones may not be seen yet while a transaction that has written is still open on PostgreSQL.
 
         Args:
             job_id: The job, also one that has been pruned or deleted.

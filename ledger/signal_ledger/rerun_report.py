@@ -17,13 +17,13 @@ class RerunEnd(StrEnum):
     """How a rerun ended."""
 
     RETURNED = "returned"
-    """`process` returned, after it had asked for all that the log holds."""
+    """`process` returned, after it had asked for all that the history holds."""
     RAISED = "raised"
-    """`process` raised, after it had asked for all that the log holds."""
+    """`process` raised, after it had asked for all that the history holds."""
     STOPPED = "stopped"
     """`process` came to an await that had no outcome yet."""
     DIVERGED = "diverged"
-    """`process` asked for what the log does not hold, or ended without asking for what it holds."""
+    """`process` asked for what the history does not hold, or ended without asking for what it holds."""
 
 
 class Got(StrEnum):
@@ -36,18 +36,18 @@ class Got(StrEnum):
     UNREADABLE = "unreadable"
     """`PayloadError`, since the payload of its signal was erased or cannot be decoded."""
     NOTHING = "nothing"
-    """Nothing, since the log holds no outcome. The rerun ended there."""
+    """Nothing, since the history holds no outcome. The rerun ended there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedAwait:
-    """An await of a rerun, or one that the log holds and that a rerun did not ask for.
+    """An await of a rerun, or one that the history holds and that a rerun did not ask for.
 
     Args:
         channel: The channel; None is the default channel.
         ordinal: Which await on the channel within the run.
         got: What it got.
-        version: The event in which the log holds that; None for nothing.
+        version: The event in which the history holds that; None for nothing.
         signal_id: The delivery that it got.
         delivery_version: That delivery's event.
         source: Who or what signalled.
@@ -77,21 +77,21 @@ class ReplayedAwait:
             case Got.TIMEOUT:
                 return f"timed out{_until(self.deadline_at)} (event {self.version})"
             case Got.NOTHING:
-                return "no outcome in the log"
+                return "no outcome in the history"
             case _:
                 assert_never(self.got)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAwait:
-    """An await that has no outcome in the log.
+    """An await that has no outcome in the history.
 
     Args:
         channel: The channel; None is the default channel.
         ordinal: Which await on the channel within the run.
-        since: When the wait began; None if the log ends before it did.
+        since: When the wait began; None if the history ends before it did.
         deadline_at: When it was to end without a signal; None if never, or if that was not decided.
-        version: The last event that tells of it; None if the log ends before the wait began.
+        version: The last event that tells of it; None if the history ends before the wait began.
     """
 
     channel: str | None
@@ -103,7 +103,7 @@ class OpenAwait:
     def __str__(self) -> str:
         name = await_name(self.channel, self.ordinal)
         if self.since is None:
-            return f"{name}, before which the log ends"
+            return f"{name}, before which the history ends"
         return f"{name}, open since {to_text(self.since)}{_until(self.deadline_at)} (event {self.version})"
 
 
@@ -120,13 +120,13 @@ class RerunReport:
         result: What `process` returned, such as Oban's ``Cancel``; None if it did not return.
         error: What `process` raised, if it did.
         stopped_at: The await without an outcome at which it stopped.
-        divergence: What `process` did, and what the log holds instead; None if it did not diverge.
+        divergence: What `process` did, and what the history holds instead; None if it did not diverge.
         awaits: The awaits in the order in which `process` asked for them.
-        unasked: The outcomes in the log that it did not ask for, in the order of the log.
+        unasked: The outcomes in the history that it did not ask for, in their order.
         signals: The signals that it would have sent.
         jobs: The jobs that it would have enqueued.
         notes: What else there is to know.
-        cause: How the run ended in the log; None if it has not.
+        cause: How the run ended in the history; None if it has not.
         cause_version: The event that tells so.
         result_text: The result in words.
     """
@@ -171,9 +171,9 @@ class RerunReport:
         yield f"{self.ended.value}: {self._ending}"
         if self.ended is RerunEnd.DIVERGED:
             yield _CHANGED if self.error is None else _CHANGED_OR_CALLED
-        yield f"In the log, {self._cause}."
+        yield f"In the history, {self._cause}."
         yield from _listed("Awaits, in the order in which process asked for them:", self.awaits)
-        yield from _listed("Outcomes in the log that process did not ask for:", self.unasked)
+        yield from _listed("Outcomes in the history that process did not ask for:", self.unasked)
         yield from _listed("Signals that it would have sent:", map(_signal, self.signals))
         yield from _listed("Jobs that it would have enqueued:", map(_job, self.jobs))
         yield from _listed("Notes:", self.notes)

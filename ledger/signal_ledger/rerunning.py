@@ -1,6 +1,6 @@
 """Running a worker again on a history: a waiting room that answers out of the log, and what becomes of it.
 
-Every await gets the outcome that it got then. Where the log holds none, the execution ends as it would to sleep.
+Every await gets the outcome that it got then. Where the history holds none, the execution ends as it would to sleep.
 Nothing in `process` can keep it from that (promise W11), and the room has noted why.
 """
 
@@ -28,7 +28,7 @@ type Wait = tuple[str, int]
 
 
 class RecordedOutcome(NamedTuple):
-    """The outcome of a wait, as the log holds it.
+    """The outcome of a wait, as the history holds it.
 
     Args:
         reply: What the await gets.
@@ -219,7 +219,7 @@ class RecordedRoom:
             return None
         first, *others = waits
         more = f" and {len(others)} more" if others else ""
-        return f"{await_name(first.channel, first.ordinal)} (event {first.version}){more}, which the log holds"
+        return f"{await_name(first.channel, first.ordinal)} (event {first.version}){more}, which the history holds"
 
     @property
     def notes(self) -> list[str]:
@@ -236,22 +236,24 @@ class RecordedRoom:
             )
         if stopped_at is not None and stopped_at < self._run.last_wait_version:
             notes.append(
-                "In the log the job went on without an outcome of the await at which the rerun stopped: process had "
-                "given it up, as by a timeout of its own. A rerun cannot follow it there."
+                "In the history the job went on without an outcome of the await at which the rerun stopped: process "
+                "had given it up, as by a timeout of its own. A rerun cannot follow it there."
             )
         return notes
 
     def _instead(self) -> str | None:
-        """What the log holds instead of an await of which it holds nothing; None if it merely ends before it."""
+        """What the history holds instead of an await of which it holds nothing; None if it merely ends before it."""
         run = self._run
         if self._unasked:
             told = next(iter(self._unasked.values())).told
-            return f"the log holds {await_name(told.channel, told.ordinal)} instead (event {told.version})"
+            return f"the history holds {await_name(told.channel, told.ordinal)} instead (event {told.version})"
         if run.opened:
             wait = next(iter(run.opened.values()))
-            return f"the log holds {await_name(wait.channel, wait.ordinal)} instead, still open (event {wait.version})"
+            return (
+                f"the history holds {await_name(wait.channel, wait.ordinal)} instead, still open (event {wait.version})"
+            )
         if run.closed is not None:
-            return f"in the log the run ended without it (event {run.closed.version})"
+            return f"in the history the run ended without it (event {run.closed.version})"
         return None
 
 

@@ -86,7 +86,7 @@ async def test_what_process_raised_is_in_the_report():
     report = await rerun(fail, *APPROVED)
     assert (report.ended, report.ok, report.result) == ("raised", True, None)
     assert isinstance(report.error, ConnectionError)
-    assert "raised: ConnectionError: no route\nIn the log, the run has not ended." in str(report)
+    assert "raised: ConnectionError: no route\nIn the history, the run has not ended." in str(report)
 
 
 async def test_it_stops_at_an_await_that_is_open_and_nothing_in_process_can_keep_it_from_that():
@@ -130,7 +130,7 @@ async def test_it_stops_where_a_history_ends_that_was_cut(events):
     report = await rerun(decide, *events)
     assert report.ended == "stopped"
     assert (report.stopped_at.since, report.stopped_at.version) == (None, None)
-    assert str(report.stopped_at).endswith(", before which the log ends")
+    assert str(report.stopped_at).endswith(", before which the history ends")
 
 
 # Code that has changed
@@ -144,7 +144,8 @@ async def test_more_awaits_than_the_run_had_diverge():
     report = await rerun(more, *APPROVED, *LATE, *CLOSED)
     assert (report.ended, report.ok) == ("diverged", False)
     assert report.divergence == (
-        "asked for await 2 on channel 'approval', as its await number 3; in the log the run ended without it (event 6)"
+        "asked for await 2 on channel 'approval', as its await number 3; "
+        "in the history the run ended without it (event 6)"
     )
 
 
@@ -156,7 +157,7 @@ async def test_an_await_on_another_channel_diverges_from_the_outcome_that_comes_
     report = await rerun(other, *APPROVED, *LATE, *CLOSED)
     assert report.divergence == (
         "asked for await 1 on channel 'veto', as its await number 2; "
-        "the log holds await 1 on the default channel instead (event 5)"
+        "the history holds await 1 on the default channel instead (event 5)"
     )
     assert [(each.channel, each.version) for each in report.unasked] == [(None, 5)]
 
@@ -169,7 +170,7 @@ async def test_an_await_on_another_channel_diverges_from_one_that_is_open():
     report = await rerun(other, *APPROVED, *LATE[:1])
     assert report.divergence == (
         "asked for await 1 on channel 'veto', as its await number 2; "
-        "the log holds await 1 on the default channel instead, still open (event 4)"
+        "the history holds await 1 on the default channel instead, still open (event 4)"
     )
 
 
@@ -180,7 +181,7 @@ async def test_fewer_awaits_diverge_when_process_ends():
     report = await rerun(fewer, *APPROVED, *LATE, *CLOSED)
     assert (report.ended, report.result) == ("diverged", "approved")
     assert report.divergence == (
-        "returned approved, without asking for await 1 on the default channel (event 5), which the log holds"
+        "returned approved, without asking for await 1 on the default channel (event 5), which the history holds"
     )
     with pytest.raises(RerunDiverged, match=r"process returned approved, without asking") as diverged:
         report.raise_for_divergence()
@@ -194,7 +195,7 @@ async def test_a_process_that_does_not_ask_for_the_open_await_diverges():
 
     report = await rerun(fewer, *APPROVED, *LATE[:1])
     assert report.divergence.endswith(
-        "without asking for await 1 on the default channel (event 4), which the log holds"
+        "without asking for await 1 on the default channel (event 4), which the history holds"
     )
 
 
@@ -206,7 +207,7 @@ async def test_an_exception_before_all_awaits_diverges_and_is_the_cause():
     assert report.ended == "diverged"
     assert report.divergence == (
         "raised ConnectionError: no route, "
-        "without asking for await 1 on channel 'approval' (event 3) and 1 more, which the log holds"
+        "without asking for await 1 on channel 'approval' (event 3) and 1 more, which the history holds"
     )
     assert "or what it calls did not fail then" in str(report)
     with pytest.raises(RerunDiverged) as diverged:
@@ -250,7 +251,7 @@ async def test_a_wait_that_process_had_given_up_stops_the_rerun_and_is_noted():
     events = [(0, awaited(channel="approval")), (1, awaited()), *LATE[1:], *CLOSED]
     report = await rerun(decide, *events)
     assert (report.ended, report.stopped_at.channel) == ("stopped", "approval")
-    assert report.notes[-1].startswith("In the log the job went on without an outcome of the await")
+    assert report.notes[-1].startswith("In the history the job went on without an outcome of the await")
 
 
 # Payloads
@@ -426,7 +427,7 @@ async def test_the_report_tells_it_all_to_people():
     assert str(report).splitlines() == [
         "Rerun of shop.Sale on the history of job 7, run 1, attempt 1:",
         "returned: ('approved', datetime.datetime(2026, 1, 1, 12, 1, 5, tzinfo=datetime.timezone.utc))",
-        "In the log, the run ended as completed (event 6).",
+        "In the history, the run ended as completed (event 6).",
         "Awaits, in the order in which process asked for them:",
         "  1. await 1 on channel 'approval': signal s1 from ada (sent in event 2, consumed in event 3)",
         f"  2. await 1 on the default channel: timed out, {DATES} (event 5)",

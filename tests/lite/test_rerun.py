@@ -64,9 +64,12 @@ async def test_w9_a_rerun_of_what_was_known_then_stops_where_the_job_was(it):
 @pytest.mark.parametrize(
     ("changed", "divergence"),
     [
-        (MoreAwaits, "asked for await 3 on channel 'votes', as its await number 5; in the log the run ended"),
+        (MoreAwaits, "asked for await 3 on channel 'votes', as its await number 5; in the history the run ended"),
         (FewerAwaits, "returned a value of type str, without asking for await 1 on the default channel"),
-        (AnotherChannel, "asked for await 1 on channel 'orders', as its await number 1; the log holds await 1 on chan"),
+        (
+            AnotherChannel,
+            "asked for await 1 on channel 'orders', as its await number 1; the history holds await 1",
+        ),
         (Undetermined, "returned Cancel(reason='heads'), without asking for await 1 on channel 'order' "),
     ],
 )
