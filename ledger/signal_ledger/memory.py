@@ -151,6 +151,10 @@ class MemoryUnit:
         rows = [row for row in self._in_state(JobState.AVAILABLE) if row.queue == queue and not row.is_exhausted]
         return sorted(rows, key=lambda row: (row.priority, row.scheduled_at, row.id))[:limit]
 
+    def queues(self) -> list[str]:
+        runnable = (JobState.AVAILABLE, *_STAGEABLE)
+        return sorted({row.queue for row in self._tables.jobs.values() if row.state in runnable})
+
     def executing_nodes(self) -> set[int]:
         return {row.node for row in self._in_state(JobState.EXECUTING) if row.node is not None}
 

@@ -14,7 +14,7 @@ from tests.stepping import kill_at
 
 def kill_in_watch(n):
     """Count the suspensions of all looks together, and die at the n-th."""
-    look = Watch._look
+    look = Watch.look
     seen = 0
 
     async def counted(self):
@@ -25,7 +25,7 @@ def kill_in_watch(n):
         finally:
             seen += driven.suspensions
 
-    Watch._look = counted
+    Watch.look = counted
 
 
 async def main():

@@ -143,6 +143,7 @@ class LiteEngine(engines.Engine):
             attempted_by=(node_name, str(uuid4())),
             clock=config.clock,
         )
+        self._watch = Watch(store=store, runner=self._runner, queues=list(self._queues.values()), node=self._node)
         self._start_tasks()
         self._replaced = other
         instances[self.name] = self
@@ -159,11 +160,7 @@ class LiteEngine(engines.Engine):
         if self._store is None:
             return
         self._require_own_process()
-        engines.unregister(self)
-        if self._replaced is None:
-            instances.pop(self.name, None)
-        else:
-            instances[self.name] = self._replaced
+        self._unregister()
         await self._runner.stop(self._config.shutdown_grace_period)
         for task in self._tasks:
             task.cancel()
@@ -243,6 +240,14 @@ class LiteEngine(engines.Engine):
         self._in_loop(self._runner.kick)
         return count
 
+    def _unregister(self) -> None:
+        """Be found no more."""
+        engines.unregister(self)
+        if self._replaced is None:
+            instances.pop(self.name, None)
+        else:
+            instances[self.name] = self._replaced
+
     @property
     def _signals(self) -> Sender:
         self._require_open()
@@ -267,10 +272,9 @@ class LiteEngine(engines.Engine):
             )
 
     def _start_tasks(self) -> None:
-        watch = Watch(store=self._opened, runner=self._runner, queues=list(self._queues.values()), node=self._node)
         self._tasks = [
             asyncio.create_task(self._runner.run(), name="signal-ledger-runner"),
-            asyncio.create_task(watch.run(), name="signal-ledger-watch"),
+            asyncio.create_task(self._watch.run(), name="signal-ledger-watch"),
             asyncio.create_task(self._prune(), name="signal-ledger-pruner"),
         ]
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from oban import Job
@@ -31,6 +31,21 @@ from signal_ledger_adapters.oban_api import (
 logger = logging.getLogger(__name__)
 
 _RETRY_DELAY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performed:
+    """One execution of a job that has ended and is acknowledged.
+
+    Args:
+        job: The job as it was executed.
+        result: What its `process` returned; or the exception that failed it.
+        after: Its row afterwards; None if a newer execution owns it and nothing was written.
+    """
+
+    job: Job
+    result: object
+    after: JobRow | None
 
 
 class Runner:
@@ -61,8 +76,9 @@ class Runner:
         self._node = node
         self._attempted_by = attempted_by
         self._clock = clock
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Performed]] = set()
         self._has_ended = asyncio.Event()
+        self._has_ended.set()
         self._kicked = asyncio.Event()
         self._next_due_at: datetime | None = None
         self._is_stopping = False
@@ -98,6 +114,7 @@ class Runner:
 
     async def run(self) -> None:
         """Fetch and start jobs until `stop`."""
+        self._has_ended.clear()
         self._kicked.set()
         try:
             while not self._is_stopping:
@@ -106,6 +123,26 @@ class Runner:
                 await self._fetch()
         finally:
             self._has_ended.set()
+
+    async def run_next(self, queue: str) -> Performed | None:
+        """Fetch one job of a queue and run it to its end, for an engine that does not `run`.
+
+        Return None if the queue has none that may run now, or if the job ended without a trace: a newer execution owns
+        it.
+        """
+        fetched = await self._store.transact(
+            FetchJobs(slots={queue: 1}, node=self._node, attempted_by=self._attempted_by)
+        )
+        self._start_all(fetched)
+        tasks = list(self._tasks)
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+        finally:
+            # If this call was cancelled; the job has failed by that, as it would by any stray cancellation.
+            for task in tasks:
+                task.cancel()
+        return next((task.result() for task in tasks if not task.cancelled()), None)
 
     async def stop(self, grace_s: float | None) -> None:
         """Start no more jobs, let live waits snooze, wait for the rest, then cancel what is left.
@@ -175,7 +212,7 @@ class Runner:
             task.add_done_callback(self._tasks.discard)
             queue.running[row.id, row.execution] = job
 
-    async def _execute(self, queue: Queue, row: JobRow, job: Job) -> None:
+    async def _execute(self, queue: Queue, row: JobRow, job: Job) -> Performed:
         make_cancellable(job)
         attach_execution(
             job,
@@ -184,17 +221,19 @@ class Runner:
             ),
         )
         try:
-            action = await self._run_executor(job)
+            action, result = await self._run_executor(job)
         finally:
             # The slot is free at once: the acknowledgement is in the writer's queue before the next fetch is.
             del queue.running[row.id, row.execution]
             self._kicked.set()
-        await self._acknowledge(row, action, execution_of(job))
+        after = await self._acknowledge(row, action, execution_of(job))
+        return Performed(job=job, result=result, after=after)
 
-    async def _run_executor(self, job: Job) -> AckAction:
-        """Execute a job and return how it ended. Raises if it must end without a trace."""
+    async def _run_executor(self, job: Job) -> tuple[AckAction, object]:
+        """Execute a job and return how it ended, and with what. Raises if it must end without a trace."""
+        executor = Executor(job=job, safe=True)
         try:
-            return acknowledgement_of(await Executor(job=job, safe=True).execute())
+            return acknowledgement_of(await executor.execute()), executor.result
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
@@ -203,9 +242,9 @@ class Runner:
                 # Cancelled by `stop`, and rescued by the next engine; or a newer execution owns the job.
                 raise
             # What Oban's executor lets through: a stray CancelledError, a backoff() that raises. The job has failed.
-            return failure_of(job, error)
+            return failure_of(job, error), error
 
-    async def _acknowledge(self, row: JobRow, action: AckAction, execution: Execution | None) -> None:
+    async def _acknowledge(self, row: JobRow, action: AckAction, execution: Execution | None) -> JobRow | None:
         ending = None if execution is None else execution.ending
         try:
             ack = to_acknowledgement(action, row.id, row.execution)
@@ -227,4 +266,4 @@ class Runner:
             else:
                 if after is not None and not after.is_terminal:
                     self.kick()
-                return
+                return after

@@ -45,7 +45,7 @@ class Watch:
                     # The mark is the one before the look: what is committed during it changes the next one.
                     mark = now_mark
                     next_look = loop.time() + LOOK_S
-                    await self._look()
+                    await self.look()
             except StoreUnavailableError as error:
                 logger.warning("the database could not be watched; trying again: %s", error)
                 await asyncio.sleep(LOOK_S)
@@ -54,7 +54,8 @@ class Watch:
                 await asyncio.sleep(LOOK_S)
             await asyncio.sleep(POLL_S)
 
-    async def _look(self) -> None:
+    async def look(self) -> bool:
+        """Look once, and see to what is found. Return whether anything was done."""
         live = tuple(job_id for queue in self._queues for job_id in queue.room.job_ids)
         seen = await self._store.read(
             Look(queues=self._runner.free_queues, executing=self._runner.executing, live=live)
@@ -64,24 +65,31 @@ class Watch:
         for job_id in seen.signalled:
             for queue in self._queues:
                 queue.room.give_hint(job_id)
+        done = 0
         for node in seen.nodes | {self._node}:
             if self._store.is_gone(node):
                 rescued = await self._store.transact(RescueJobs(node=node))
+                done += rescued
                 logger.warning("engine %d is gone; rescued %d of its jobs", node, rescued)
                 self._runner.kick()
         if seen.has_repairs:
-            await self._store.transact(Repair())
+            done += await self._store.transact(Repair())
         if seen.has_stored:
-            await self._relay()
+            done += await self._relay()
         if seen.has_work:
             self._runner.kick()
         else:
             self._runner.due_at(seen.next_due_at)
+        return done > 0
 
-    async def _relay(self) -> None:
-        """Relay a batch. Its commit is what the next look notices, so that a long outbox does not hold up the rest."""
+    async def _relay(self) -> int:
+        """Relay a batch and return how many signals that were.
+
+        Its commit is what the next look notices, so that a long outbox does not hold up the rest.
+        """
         relayed = await self._store.transact(RelayOutbox())
         for job_id in relayed.told:
             self._runner.kick()
             for queue in self._queues:
                 queue.room.give_hint(job_id)
+        return relayed.count

@@ -316,6 +316,9 @@ class SqliteUnit:
     def available(self, queue: str, limit: int) -> list[JobRow]:
         return self._select_jobs("jobs_available", queue, limit)
 
+    def queues(self) -> list[str]:
+        return [queue for [queue] in self._select("job_queues")]
+
     def executing_nodes(self) -> set[int]:
         return {node for [node] in self._select("executing_nodes")}
 

@@ -273,6 +273,29 @@ class SeeSteps(AnyJobs):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upcoming:
+    """What is to be run.
+
+    Args:
+        queues: The queues that hold a job which may run, now or at its time.
+        next_due_at: When the next scheduled job of these is due; None if there is none.
+    """
+
+    queues: tuple[str, ...]
+    next_due_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeeUpcoming(AnyJobs):
+    """Read what is to be run, in whatever queue."""
+
+    def run(self, unit: EmbeddedUnit) -> Upcoming:
+        """Return it."""
+        queues = unit.queues()
+        return Upcoming(queues=tuple(queues), next_due_at=unit.next_due_at(queues))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PruneJobs(AnyJobs):
     """Delete jobs that ended before an instant. Pruning is no deletion to the log: their runs are closed already."""
 

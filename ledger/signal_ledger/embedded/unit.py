@@ -79,6 +79,10 @@ class EmbeddedUnit(LedgerUnit, Protocol):
         """Return jobs that may run and have an attempt left: by priority, time and id."""
         ...
 
+    def queues(self) -> list[str]:
+        """Return the queues that hold a job which may run, now or at its time; in the order of their names."""
+        ...
+
     def executing_nodes(self) -> set[int]:
         """Return the engines that jobs are said to execute on."""
         ...
