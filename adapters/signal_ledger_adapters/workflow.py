@@ -349,7 +349,10 @@ class Workflow:
         Raises:
             LookupError: It has not been enqueued.
         """
-        return status_of(await self._seen(), datetime.now(UTC))
+        seen = await self._seen()
+        via = self._opened
+        now = None if isinstance(via, Ledger) else via.present()
+        return status_of(seen, datetime.now(UTC) if now is None else now)
 
     async def waiting(self) -> list[WaitingStep]:
         """Return the steps whose jobs wait for a signal, the longest-waiting first."""

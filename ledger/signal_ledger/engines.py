@@ -3,6 +3,7 @@
 import os
 from abc import abstractmethod
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from signal_ledger.delivery import CanSignal
@@ -21,6 +22,10 @@ class Engine(CanSignal):
     @abstractmethod
     def ledger(self) -> Ledger:
         """The log and its questions."""
+
+    def present(self) -> datetime | None:
+        """The present time, if the engine was given a clock; None if this computer's is right."""
+        return None
 
     @abstractmethod
     async def cancel_many_jobs(self, jobs: Iterable[Any]) -> int:

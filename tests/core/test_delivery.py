@@ -215,6 +215,8 @@ async def test_signal_uses_the_only_open_engine(bench):
     one, other = AnEngine("one", sender(bench)[0]), AnEngine("other", sender(bench)[0])
     with pytest.raises(RuntimeError, match="expected an open engine in this process, found none"):
         await signal(job_id, 1)
+    # It was given no clock.
+    assert one.present() is None
     engines.register(one)
     try:
         assert isinstance(await signal(job_id, 1), Receipt)

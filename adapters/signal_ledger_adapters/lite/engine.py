@@ -105,6 +105,10 @@ class LiteEngine(engines.Engine):
         """The log and its questions."""
         return Ledger(self._opened, self._signals)
 
+    def present(self) -> datetime:
+        """The present time, by the clock that it was given."""
+        return self._config.clock()
+
     async def start(self) -> Self:
         """Open the file and begin to run jobs.
 
