@@ -1,6 +1,6 @@
 """A job's history as lines for people: one event a line, in columns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -38,21 +38,29 @@ _COLOURS = {
 _KIND_WIDTH = max(map(len, Kind))
 
 
-def timeline(history: Iterable[RecordedEvent], *, payloads: bool = False, coloured: bool = False) -> list[str]:
+type _When = Callable[[datetime], str]
+"""Writes an instant down."""
+
+
+def timeline(
+    history: Iterable[RecordedEvent], *, payloads: bool = False, coloured: bool = False, dated: bool = False
+) -> list[str]:
     """Return a line for each event: version, time, kind, and what it says. Executions are counted from 1.
 
     Args:
         history: The events of a job, in the order of their versions.
         payloads: Whether to show what was sent.
         coloured: Whether to write the kinds in colours, for a terminal.
+        dated: Whether to write the dates before the times of day.
     """
     events = list(history)
+    when = _date_and_time if dated else _clock_time
     # Their tokens can be long; people count.
     tokens = sorted({recorded.execution for recorded in events if recorded.execution is not None})
     numbers: dict[int, int] = {token: number for number, token in enumerate(tokens, start=1)}
     return [
-        f"{recorded.version:4}  {_clock_time(recorded.recorded_at)}  {_kind(recorded.kind, coloured=coloured)}  "
-        f"{_told(recorded.event, numbers)}{_payload(recorded) if payloads else ''}"
+        f"{recorded.version:4}  {when(recorded.recorded_at)}  {_kind(recorded.kind, coloured=coloured)}  "
+        f"{_told(recorded.event, numbers, when)}{_payload(recorded) if payloads else ''}"
         for recorded in events
     ]
 
@@ -62,12 +70,12 @@ def _kind(kind: Kind, *, coloured: bool) -> str:
     return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if coloured else text
 
 
-def _told(event: Event, numbers: Mapping[int, int]) -> str:
+def _told(event: Event, numbers: Mapping[int, int], when: _When) -> str:
     match event:
         case Awaited():
-            return f"{_wait(event, numbers)} waits live{_until(event.deadline_at)}"
+            return f"{_wait(event, numbers)} waits live{_until(event.deadline_at, when)}"
         case Snoozed():
-            return f"{_wait(event, numbers)} sleeps{_until(event.deadline_at)}"
+            return f"{_wait(event, numbers)} sleeps{_until(event.deadline_at, when)}"
         case Delivered():
             source = "" if event.source is None else f" from {event.source}"
             key = "" if event.key is None else f", key {event.key}"
@@ -75,7 +83,7 @@ def _told(event: Event, numbers: Mapping[int, int]) -> str:
         case Consumed():
             return f"{_wait(event, numbers)} got the signal of event {event.delivery_version}"
         case TimedOut():
-            return f"{_wait(event, numbers)} got no signal by {_clock_time(event.deadline_at)}"
+            return f"{_wait(event, numbers)} got no signal by {when(event.deadline_at)}"
         case Closed():
             return f"{event.cause.value} by execution {numbers[event.execution]}, attempt {event.attempt}"
         case Planned() | Released() | Skipped() | Cascaded():
@@ -108,8 +116,8 @@ def _on(stored_channel: str) -> str:
     return "" if channel is None else f" on {channel}"
 
 
-def _until(deadline_at: datetime | None) -> str:
-    return "" if deadline_at is None else f", at most until {_clock_time(deadline_at)}"
+def _until(deadline_at: datetime | None, when: _When) -> str:
+    return "" if deadline_at is None else f", at most until {when(deadline_at)}"
 
 
 def _payload(recorded: RecordedEvent) -> str:
@@ -123,3 +131,7 @@ def _payload(recorded: RecordedEvent) -> str:
 
 def _clock_time(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def _date_and_time(instant: datetime) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%d} {_clock_time(instant)}"

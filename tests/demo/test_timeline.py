@@ -49,6 +49,13 @@ def record(events):
     ]
 
 
+def test_dates_are_told_when_they_are_asked_for():
+    _, snoozed, *_ = timeline(record(EVENTS), dated=True)
+    assert snoozed == (
+        "   2  2026-11-23 12:30:00.002  snoozed    execution 1, await 1: sleeps, at most until 2026-11-23 12:30:04.000"
+    )
+
+
 def test_each_event_is_a_line_in_columns():
     assert timeline(record(EVENTS)) == [
         "   1  12:30:00.001  awaited    execution 1, await 1: waits live",
