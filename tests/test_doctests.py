@@ -8,11 +8,17 @@ from importlib import import_module
 import pytest
 
 import signal_ledger
+from signal_ledger import testing
+from signal_ledger_adapters import testing as kit
 
 MODULES = [signal_ledger] + [
     import_module(name)
     for name in sorted(
-        {found.name for found in pkgutil.walk_packages(signal_ledger.__path__, "signal_ledger.")}
+        {
+            found.name
+            for package in (signal_ledger, kit)
+            for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        }
         | set(signal_ledger._HOMES.values())
     )
 ]
@@ -31,9 +37,13 @@ def test_an_example_runs_as_it_stands(name, tmp_path, monkeypatch):
 NEED_A_SERVER = {"attach", "migrate"}
 
 
-@pytest.mark.parametrize("home", [signal_ledger, signal_ledger.codec], ids=lambda home: home.__name__)
+# What they assert is told by the example of `assert_waiting`.
+NEED_NO_OTHER = {"assert_not_waiting", "assert_signalled", "assert_state", "assert_timed_out"}
+
+
+@pytest.mark.parametrize("home", [signal_ledger, signal_ledger.codec, testing], ids=lambda home: home.__name__)
 def test_every_public_function_has_an_example(home):
-    names = [name for name in home.__all__ if name not in NEED_A_SERVER]
+    names = [name for name in home.__all__ if name not in NEED_A_SERVER | NEED_NO_OTHER]
     functions = [getattr(home, name) for name in names if inspect.isfunction(getattr(home, name))]
     assert functions
     for function in functions:

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import inspect
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import oban
 import pytest
@@ -331,3 +331,28 @@ async def test_a_job_without_an_engine_runs_as_ever():
 def test_an_executor_without_an_action_is_refused():
     with pytest.raises(RuntimeError, match="this Oban is not supported"):
         oban_api.acknowledgement_of(oban_api.Executor(Job(worker="a.b")))
+
+
+def test_a_job_counts_scheduled_in_by_a_function_of_its_module():
+    """Which the engine for tests replaces, so that it counts by its own clock."""
+    module = importlib.import_module("oban.job")
+    assert list(inspect.signature(module.scheduled_from_now).parameters) == ["scheduled_in"]
+    assert "scheduled_from_now(scheduled_in)" in inspect.getsource(Job.__init__)
+    now = datetime(2020, 1, 1, tzinfo=UTC)
+    clock = lambda: now  # noqa: E731 - it is looked for by identity
+    original = module.scheduled_from_now
+    oban_api.schedule_by(clock)
+    try:
+        assert Job("app.Worker", scheduled_in=1.5).scheduled_at == now + timedelta(seconds=1.5)
+    finally:
+        oban_api.schedule_no_more_by(clock)
+    assert module.scheduled_from_now is original
+
+
+def test_a_worker_knows_the_name_of_its_engine():
+    @oban.worker(oban="Elsewhere")
+    class There:
+        async def process(self, job):
+            return None
+
+    assert oban_api.oban_name_of(There.new().worker) == "Elsewhere"

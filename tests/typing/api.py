@@ -39,6 +39,7 @@ from signal_ledger import (
     open_ledger,
     rerun,
     signal,
+    testing,
 )
 
 
@@ -337,6 +338,52 @@ async def workflows_are_loaded_and_asked(engine: LiteEngine, ledger: Ledger) -> 
     assert_type(await workflow.cancel(), int)
     assert_type(await workflow.retry(), int)
     print(counts, held)
+
+
+async def workers_are_tested(worker: type, job: Job) -> None:
+    run = await testing.run(worker, {"user_id": 7}, signals=["go", testing.Signal("late", channel="c", after=5)])
+    assert_type(run, testing.Run)
+    assert_type(await testing.run(job, until=timedelta(days=1)), testing.Run)
+    assert_type(run.state, str)
+    assert_type(run.result, object)
+    assert_type(run.reason, str | None)
+    assert_type(run.error, BaseException | None)
+    assert_type(run.waiting, WaitingJob | None)
+    assert_type(run.job, Job)
+    assert_type(run.history, tuple[RecordedEvent, ...])
+    assert_type(run.receipts, tuple[Receipt, ...])
+    assert_type(run.took, timedelta)
+    assert_type(run.executions, int)
+
+
+async def engines_for_tests_are_told_what_to_do(worker: type, job: Job) -> None:
+    clock = testing.ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    configured = testing.engine(
+        "sqlite:///app.db", name="Approvals", clock=clock, limits=Limits(size_bytes_max=1_000), executions_max=100
+    )
+    assert_type(configured, testing.ManualEngine)
+    async with testing.engine() as engine:
+        assert_type(engine, testing.ManualEngine)
+        assert_type(engine.clock, testing.ManualClock)
+        assert_type(await engine.enqueue(job), Job)
+        assert_type(await engine.drain(), int)
+        assert_type(await engine.drain(raising=False), int)
+        assert_type(await engine.advance(timedelta(days=1)), int)
+        assert_type(await engine.advance(1.5, raising=False), int)
+        assert_type(await engine.advance_to_next(), datetime | None)
+        assert_type(await engine.run(worker, signals=["go"]), testing.Run)
+        assert_type(engine.error_of(job), BaseException | None)
+        assert_type(engine.is_open, bool)
+
+
+async def waits_and_receipts_are_asserted(job: Job, engine: LiteEngine, ledger: Ledger, receipt: Receipt) -> None:
+    assert_type(await testing.assert_waiting(job, channel="c", deadline_in=5, via=ledger), WaitingJob)
+    await testing.assert_not_waiting(7, via=engine)
+    await testing.assert_state(job, "completed")
+    assert_type(await testing.assert_signalled(job, payload=None, channel="", source="ada", key="k"), RecordedEvent)
+    assert_type(await testing.assert_timed_out(job, channel="c"), RecordedEvent)
+    testing.assert_receipt(receipt, "woken")
+    testing.assert_receipt([receipt], "ignored", reason="missing")
 
 
 def payloads_are_encoded() -> None:

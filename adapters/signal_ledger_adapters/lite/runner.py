@@ -9,7 +9,7 @@ from datetime import datetime
 
 from oban import Job
 
-from signal_ledger.embedded.job_row import JobRow
+from signal_ledger.embedded.job_row import Acknowledgement, JobRow
 from signal_ledger.embedded.operations import Acknowledge, Fetched, FetchJobs
 from signal_ledger.engines import Engine
 from signal_ledger.execution import Execution, Sleep, Superseded
@@ -31,6 +31,8 @@ from signal_ledger_adapters.oban_api import (
 logger = logging.getLogger(__name__)
 
 _RETRY_DELAY_S = 0.2
+
+_CANCELLED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +140,12 @@ class Runner:
         try:
             if tasks:
                 await asyncio.wait(tasks)
-        finally:
-            # If this call was cancelled; the job has failed by that, as it would by any stray cancellation.
+        except asyncio.CancelledError:
+            # The job has failed by that, as it does by any stray cancellation.
             for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks, timeout=_CANCELLED_S)
+            raise
         return next((task.result() for task in tasks if not task.cancelled()), None)
 
     async def stop(self, grace_s: float | None) -> None:
@@ -226,7 +230,13 @@ class Runner:
             # The slot is free at once: the acknowledgement is in the writer's queue before the next fetch is.
             del queue.running[row.id, row.execution]
             self._kicked.set()
-        after = await self._acknowledge(row, action, execution_of(job))
+        try:
+            ack = to_acknowledgement(action, row.id, row.execution)
+        except (TypeError, ValueError, OverflowError) as error:
+            # A Snooze for no number of seconds, say, or a meta that is no JSON.
+            ack = to_acknowledgement(failure_of(job, error), row.id, row.execution)
+            result = error
+        after = await self._acknowledge(row, ack, execution_of(job))
         return Performed(job=job, result=result, after=after)
 
     async def _run_executor(self, job: Job) -> tuple[AckAction, object]:
@@ -244,13 +254,8 @@ class Runner:
             # What Oban's executor lets through: a stray CancelledError, a backoff() that raises. The job has failed.
             return failure_of(job, error), error
 
-    async def _acknowledge(self, row: JobRow, action: AckAction, execution: Execution | None) -> JobRow | None:
+    async def _acknowledge(self, row: JobRow, ack: Acknowledgement, execution: Execution | None) -> JobRow | None:
         ending = None if execution is None else execution.ending
-        try:
-            ack = to_acknowledgement(action, row.id, row.execution)
-        except (TypeError, ValueError, OverflowError) as error:
-            # A Snooze for no number of seconds, say, or a meta that is no JSON.
-            ack = to_acknowledgement(failure_of(action.job, error), row.id, row.execution)
         acknowledge = Acknowledge(ack=ack, wait=ending.wait if isinstance(ending, Sleep) else None)
         while True:
             try:

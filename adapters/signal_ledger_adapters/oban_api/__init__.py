@@ -39,6 +39,8 @@ from signal_ledger_adapters.oban_api.queries import acknowledge_on as acknowledg
 from signal_ledger_adapters.oban_api.queries import on_connection as on_connection
 from signal_ledger_adapters.oban_api.queries import pipelined_transaction as pipelined_transaction
 from signal_ledger_adapters.oban_api.queries import transaction as transaction
+from signal_ledger_adapters.oban_api.schedules import schedule_by as schedule_by
+from signal_ledger_adapters.oban_api.schedules import schedule_no_more_by as schedule_no_more_by
 from signal_ledger_adapters.oban_api.workers import acknowledgement_of as acknowledgement_of
 from signal_ledger_adapters.oban_api.workers import attach_execution as attach_execution
 from signal_ledger_adapters.oban_api.workers import cancellation_of as cancellation_of
@@ -46,6 +48,7 @@ from signal_ledger_adapters.oban_api.workers import execution_of as execution_of
 from signal_ledger_adapters.oban_api.workers import failure_of as failure_of
 from signal_ledger_adapters.oban_api.workers import hook_workers as hook_workers
 from signal_ledger_adapters.oban_api.workers import make_cancellable as make_cancellable
+from signal_ledger_adapters.oban_api.workers import oban_name_of as oban_name_of
 from signal_ledger_adapters.oban_api.workers import path_of as path_of
 from signal_ledger_adapters.oban_api.workers import put_off_early_job as put_off_early_job
 from signal_ledger_adapters.oban_api.workers import request_cancel as request_cancel

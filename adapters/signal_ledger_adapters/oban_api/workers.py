@@ -106,6 +106,16 @@ def acknowledgement_of(executor: Executor) -> AckAction:
     return action
 
 
+def oban_name_of(worker: str) -> str:
+    """Return the name of the engine that a worker's jobs are enqueued with: ``@worker(oban=...)``.
+
+    Raises:
+        WorkerResolutionError: There is no worker of this path.
+    """
+    name: str = getattr(resolve_worker(worker), "_oban_name", "Oban")
+    return name
+
+
 def failure_of(job: Job, error: BaseException) -> AckAction:
     """Return how a job ends whose executor failed: as if its worker had raised the error, with Oban's own backoff."""
     has_failed = job.attempt >= job.max_attempts

@@ -143,7 +143,7 @@ class _Normaliser:
                     raise _Rejected(f"the {type(key).__name__} key becomes the same term as another key")
                 normal[normal_key] = self.term(value, depth + 1)
             except _Rejected as rejected:
-                rejected.steps.append(_key_step(key, index))
+                rejected.steps.append(key_step(key, index))
                 raise
         return normal if self._pack_key is None else _in_order(normal, self._pack_key)
 
@@ -169,7 +169,7 @@ def _integer(number: int) -> int:
     raise _Rejected("the int is out of range, expected -2**63 to 2**64 - 1")
 
 
-def _key_step(key: object, index: int) -> str:
+def key_step(key: object, index: int) -> str:
     """A step of a path. A key that might itself be data is told by its place only."""
     if type(key) is str and key.isidentifier() and len(key) <= 64:
         return f'["{key}"]'
