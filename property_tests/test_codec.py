@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from signal_ledger.codec import Limits, decode, encode, encode_with_digest
 from signal_ledger.errors import PayloadError
-from signal_ledger.testing.strategies import PAYLOADS
+from signal_ledger.testing.strategies import payloads
 from tests.same import same
 
 
-@given(PAYLOADS)
+@given(payloads())
 def test_d9_decode_undoes_encode(value):
     data = encode(value)
     back = decode(data)
@@ -20,7 +20,7 @@ def test_d9_decode_undoes_encode(value):
     assert encode(back) == data
 
 
-@given(PAYLOADS)
+@given(payloads())
 def test_d9_what_we_write_is_what_erlpack_reads(value):
     """The bytes are plain external terms: the other reader sees the same structure, with bytes for text."""
     unpack(encode(value))
@@ -31,7 +31,7 @@ def test_d9_plain_values_are_packed_as_erlpack_packs_them(value):
     assert encode(value) == pack(value)
 
 
-@given(PAYLOADS, st.randoms(use_true_random=False))
+@given(payloads(), st.randoms(use_true_random=False))
 def test_d6_the_digest_does_not_depend_on_the_order_of_keys(value, random):
     def shuffled(one):
         if isinstance(one, dict):
@@ -45,7 +45,7 @@ def test_d6_the_digest_does_not_depend_on_the_order_of_keys(value, random):
     assert encode_with_digest(shuffled(value)).digest == encode_with_digest(value).digest
 
 
-@given(PAYLOADS, PAYLOADS)
+@given(payloads(), payloads())
 @example(1, 1.0)
 @example(1, True)
 @example("a", b"a")
@@ -100,7 +100,7 @@ def _has_nan(value):
     return isinstance(value, list | tuple) and any(map(_has_nan, value))
 
 
-@given(PAYLOADS, st.data())
+@given(payloads(), st.data())
 def test_d9_damage_never_goes_unnoticed_as_another_structure(value, data):
     """A payload that was cut or extended is no payload."""
     whole = encode(value)

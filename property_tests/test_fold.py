@@ -1,129 +1,25 @@
 """Laws of the fold and of the rules, on histories that the rules themselves have written."""
 
-import hashlib
 from collections import Counter
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from signal_ledger.commands import Close, Deliver, Snooze, Take
-from signal_ledger.cursors import position_cursor
+from signal_ledger.commands import Take
 from signal_ledger.decide import decide
 from signal_ledger.decisions import Accepted, GotSignal, GotTimeout
-from signal_ledger.events import Cause, Consumed, Delivered, DeliveryOutcome, TimedOut
+from signal_ledger.events import KIND_OF, Consumed, Delivered, DeliveryOutcome, TimedOut
 from signal_ledger.evolve import evolve, fold
 from signal_ledger.facts import look_up
 from signal_ledger.jobs import JobState, JobView
 from signal_ledger.recorded import from_stored
 from signal_ledger.stored import to_stored
+from signal_ledger.testing.strategies import events, histories
 from signal_ledger.verify_stream import StreamCheck
 from signal_ledger.wait_state import Status
 
 JOB = 1
-CHANNELS = st.sampled_from(["", "", "", "votes"])
-WAIT_FOR = st.none() | st.sampled_from([timedelta(0), timedelta(seconds=5), timedelta(seconds=60)])
-STATES = st.sampled_from([JobState.EXECUTING] * 5 + [JobState.SCHEDULED] * 3 + list(JobState))
-
-
-@st.composite
-def steps(draw):
-    """A job as it is found, when, and what is asked of it."""
-    execution = draw(st.integers(1, 3))
-    view = JobView(
-        state=draw(STATES),
-        execution=draw(st.integers(1, 3)),
-        attempt=1,
-        cancel_requested=draw(st.sampled_from([False] * 9 + [True])),
-    )
-    found = draw(st.sampled_from(["as the log left it"] * 7 + ["as it may be"] * 2 + ["missing"]))
-    channel = draw(CHANNELS)
-    kind = draw(st.sampled_from(["deliver"] * 6 + ["take"] * 9 + ["snooze"] * 4 + ["close"]))
-    seconds = draw(st.sampled_from([0, 0.000001, 1, 5, 61]))
-    extra = {
-        "wait_for": draw(WAIT_FOR),
-        "back": draw(st.sampled_from([0, 0, 1])),
-        "key": draw(st.none() | st.just("k")),
-    }
-    flags = {"in_place": draw(st.booleans()), "window": draw(st.booleans())}
-    return view, found, seconds, kind, channel, execution, extra, flags
-
-
-class History:
-    """A stream written by the rules, command by command."""
-
-    def __init__(self):
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
-        self.events = []
-        self.state = fold(JOB, [])
-        self.replies = []
-
-    def command(self, kind, channel, execution, extra, flags):
-        if kind == "deliver":
-            number = len(self.events)
-            return Deliver(
-                job_id=JOB, signal_id=f"s{number}", channel=channel, payload=b"\x83j", payload_digest=_DIGEST,
-                key=extra["key"],
-            )  # fmt: skip
-        if kind == "close":
-            return Close(job_id=JOB, cause=Cause.COMPLETED)
-        ends = [
-            one
-            for one in self.events
-            if isinstance(one.event, Consumed | TimedOut)
-            and one.run == self.state.open_run
-            and one.event.channel == channel
-        ]
-        common = {"job_id": JOB, "execution": execution, "channel": channel, "wait_for": extra["wait_for"]}
-        if kind == "snooze":
-            return Snooze(ordinal=len(ends) + 1, **common)
-        in_place = flags["in_place"] and extra["wait_for"] is not None
-        return Take(ordinal=max(1, len(ends) + 1 - extra["back"]), in_place=in_place, window=flags["window"], **common)
-
-    def job(self, view, found, command):
-        """The job as it is found: mostly as its last event left it, else little would ever happen."""
-        if found == "missing":
-            return None
-        if found == "as it may be":
-            return view
-        if isinstance(command, Take | Snooze):
-            return replace(view, state=JobState.EXECUTING, execution=command.execution)
-        sleeps = self.state.status is Status.SNOOZED
-        state = JobState.SCHEDULED if sleeps else JobState.EXECUTING
-        return replace(view, state=state, execution=self.state.execution)
-
-    def decide(self, step):
-        view, found, seconds, kind, channel, execution, extra, flags = step
-        self.now += timedelta(seconds=seconds)
-        command = self.command(kind, channel, execution, extra, flags)
-        decision = decide(
-            self.state, self.job(view, found, command), command, look_up(self.events, self.state, command), self.now
-        )
-        if isinstance(decision, Accepted):
-            self.replies.append((command, decision))
-            for one in decision.events:
-                self.append(one)
-        return command, decision
-
-    def append(self, one):
-        version = self.state.version + 1
-        row = to_stored(one, job_id=JOB, version=version, recorded_at=self.now)
-        self.events.append(from_stored(row, position=version, cursor=position_cursor(version)))
-        self.state = evolve(self.state, one, version=version, recorded_at=self.now)
-
-
-_DIGEST = hashlib.sha256(b"\x83j").hexdigest()
-
-
-def written(all_steps):
-    history = History()
-    for step in all_steps:
-        history.decide(step)
-    return history
-
-
-HISTORIES = (st.lists(steps(), max_size=8) | st.lists(steps(), min_size=12, max_size=40)).map(written)
+HISTORIES = histories(job_id=JOB, payloads=st.just([]))
 
 
 @given(HISTORIES)
@@ -258,7 +154,7 @@ def test_the_histories_are_interesting():
             met[one.kind] += 1
             met[one.outcome] += 1
             met[f"run {one.run}"] += 1
-        for command, decision in history.replies:
+        for command, decision in history.accepted:
             if isinstance(command, Take) and not decision.events:
                 met["replayed"] += isinstance(decision.reply, GotSignal | GotTimeout)
 
@@ -266,3 +162,28 @@ def test_the_histories_are_interesting():
     wanted = ["awaited", "snoozed", "delivered", "consumed", "timed_out", "closed"]
     wanted += ["woken", "live", "buffered", "run 2", "replayed"]
     assert all(met[case] for case in wanted), met
+
+
+@given(histories(job_id=7))
+def test_the_text_of_a_history_shows_no_payload(history):
+    assert {one.job_id for one in history.events} <= {7}
+    assert "payload=" not in repr(history)
+
+
+@given(events(), st.integers(1, 1000), st.datetimes(timezones=st.timezones()))
+def test_l8_any_event_comes_back_from_its_columns(one, version, recorded_at):
+    row = to_stored(one, job_id=JOB, version=version, recorded_at=recorded_at)
+    recorded = from_stored(row, position=1, cursor="")
+    assert (recorded.event, recorded.kind) == (one, KIND_OF[type(one)])
+
+
+def test_the_events_are_of_every_kind():
+    met = set()
+
+    @settings(max_examples=200, derandomize=True, database=None)
+    @given(events())
+    def look(one):
+        met.add(type(one))
+
+    look()
+    assert met == set(KIND_OF)

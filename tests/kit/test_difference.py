@@ -7,7 +7,7 @@ from erlpack import Atom
 from hypothesis import given
 
 from signal_ledger.codec import decode, encode, encode_with_digest
-from signal_ledger.testing.strategies import PAYLOADS
+from signal_ledger.testing.strategies import payloads
 from signal_ledger_adapters.testing.difference import difference
 
 
@@ -42,7 +42,7 @@ def test_nan_is_itself():
     assert difference([math.nan], [math.nan]) is None
 
 
-@given(PAYLOADS, PAYLOADS)
+@given(payloads(), payloads())
 def test_d6_payloads_differ_where_their_digests_do(one, other):
     one, other = decode(encode(one)), decode(encode(other))
     assert difference(one, one) is None

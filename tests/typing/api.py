@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO, assert_type
 
+from hypothesis.strategies import SearchStrategy
 from oban import Job, Oban
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -41,6 +42,7 @@ from signal_ledger import (
     signal,
     testing,
 )
+from signal_ledger.testing import strategies
 
 
 async def awaits() -> None:
@@ -384,6 +386,15 @@ async def waits_and_receipts_are_asserted(job: Job, engine: LiteEngine, ledger: 
     assert_type(await testing.assert_timed_out(job, channel="c"), RecordedEvent)
     testing.assert_receipt(receipt, "woken")
     testing.assert_receipt([receipt], "ignored", reason="missing")
+
+
+def strategies_are_typed() -> None:
+    assert_type(strategies.payloads(), SearchStrategy[object])
+    events_of_any_kind: SearchStrategy[RecordedEvent | object] = strategies.events()
+    histories = strategies.histories(job_id=7, payloads=strategies.payloads())
+    assert_type(histories.example().events, list[RecordedEvent])
+    assert_type(histories.example().state, WaitState)
+    print(events_of_any_kind)
 
 
 def payloads_are_encoded() -> None:
