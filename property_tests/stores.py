@@ -1,4 +1,7 @@
-"""The stores that state machines compare here: the reference, and a file that survives crashes."""
+"""The stores that state machines compare with the reference: a SQLite file that survives crashes, and PostgreSQL.
+
+Each is a class that goes before a machine among the bases of a class.
+"""
 
 import asyncio
 import shutil
@@ -8,36 +11,56 @@ from pathlib import Path
 from signal_ledger.memory import MemoryStore
 from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
+from signal_ledger_adapters.postgres.connection import to_url
+from signal_ledger_adapters.postgres.store import PostgresStore
 from signal_ledger_adapters.sqlite.store import SqliteStore
+from tests.postgres.bench import DatabaseClock, PostgresBench, empty
 from tests.transactions import sqlite_transaction
 
 
+def reference():
+    clock = ManualClock()
+    memory = MemoryStore(clock)
+    return EmbeddedBench(memory, clock, memory.begin)
+
+
 class FileAndMemory:
-    """Goes before a machine among the bases of a class."""
+    """Files in a folder of their own, below the one that ``parent`` names."""
+
+    parent = None
 
     async def open_benches(self):
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(dir=self.parent, prefix="signal-ledger-")
         self.path = Path(self.folder.name).resolve() / "0.db"
         clock = ManualClock()
-        memory = MemoryStore(clock)
-        reference = EmbeddedBench(memory, clock, memory.begin)
-        own_clock = ManualClock()
-        store = await SqliteStore.open(self.path, clock=own_clock, create=True)
-        return [reference, EmbeddedBench(store, own_clock, lambda: sqlite_transaction(self.path))]
+        store = await SqliteStore.open(self.path, clock=clock, create=True)
+        return [reference(), EmbeddedBench(store, clock, lambda: sqlite_transaction(self.path))]
 
     async def crash_benches(self):
         """Go on with a copy of the files as they lie on the disk, as after a power cut: what was answered is synced."""
-        reference, bench = self._benches
+        _, bench = self.benches
         path = self.path.with_name(f"{int(self.path.stem) + 1}.db")
         for suffix in ("", "-wal"):
             if Path(f"{self.path}{suffix}").exists():
                 shutil.copyfile(f"{self.path}{suffix}", f"{path}{suffix}")
         await bench.store.close()
         self.path = path
-        bench.store = await SqliteStore.open(path, clock=bench.clock)
-        bench.signaller._store = bench.store
-        return [reference, bench]
+        bench.go_on_with(await SqliteStore.open(path, clock=bench.clock))
+        return self.benches
 
     async def close_benches(self):
         await super().close_benches()
         await asyncio.to_thread(self.folder.cleanup)
+
+
+class DatabaseAndMemory:
+    """A ledger on PostgreSQL, for testing, that is emptied for each example. ``site`` says where."""
+
+    site = None
+
+    async def open_benches(self):
+        site = self.site
+        empty(site.connection, site.names)
+        store = await PostgresStore.open(to_url(site.url), site.names)
+        clock = DatabaseClock(site.connection, site.names)
+        return [reference(), PostgresBench(store, site.connection, clock, site.names)]

@@ -2,11 +2,11 @@
 
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from signal_ledger.memory import MemoryStore
 from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
+from signal_ledger.testing.comparing import play
 from signal_ledger.testing.flow_machine import FlowMachine
 from signal_ledger.testing.machine import LedgerMachine
 
@@ -26,10 +26,50 @@ class FlowTwins(Twins, FlowMachine):
     pass
 
 
+GLANCE = settings(max_examples=5, stateful_step_count=20, deadline=None)
+
+
 @pytest.mark.parametrize("machine", [LedgerTwins, FlowTwins])
 def test_two_stores_of_one_kind_agree(machine):
-    run_state_machine_as_test(machine, settings=settings(max_examples=5, stateful_step_count=20, deadline=None))
+    play(machine, settings=GLANCE, complete=False)
+    assert sum(machine.reached.values()) > 0
+
+
+def test_a_run_that_misses_what_it_should_meet_proves_little():
+    class Unlucky(Twins, LedgerMachine):
+        to_reach = ("woken", "what never happens")
+
+    with pytest.raises(AssertionError, match=r"a run that never met .*'what never happens'"):
+        play(Unlucky, rounds_max=2, settings=GLANCE)
+
+
+def test_a_run_goes_on_until_it_has_met_everything():
+    class Lucky(Twins, LedgerMachine):
+        to_reach = ("slept",)
+
+    play(Lucky, rounds_max=50, settings=settings(GLANCE, derandomize=False, database=None))
+    assert Lucky.reached["slept"] > 0
+    assert LedgerMachine.reached["slept"] == 0
+
+
+def test_stores_that_disagree_are_told():
+    class Deaf(EmbeddedBench):
+        async def cancel(self, job_id):
+            """Does nothing."""
+
+    class Differing(LedgerMachine):
+        async def open_benches(self):
+            clocks = [ManualClock(), ManualClock()]
+            stores = [MemoryStore(clock) for clock in clocks]
+            return [
+                kind(store, clock, store.begin)
+                for kind, store, clock in zip((EmbeddedBench, Deaf), stores, clocks, strict=True)
+            ]
+
+    with pytest.raises(AssertionError, match="cancelled"):
+        play(Differing, settings=settings(max_examples=50, deadline=None, database=None))
 
 
 async def test_stores_that_do_not_crash_go_on_as_they_are():
-    assert await LedgerTwins().crash_benches() == []
+    machine = LedgerTwins()
+    assert await machine.crash_benches() is machine.benches

@@ -12,25 +12,46 @@ from signal_ledger.jobs import JobState
 from signal_ledger.names import Execution, JobId
 from signal_ledger.testing.bench import JobSeen, Signaller
 from signal_ledger.testing.clock import ManualClock
+from signal_ledger_adapters.postgres.schema import Names
+
+EMPTY = """
+TRUNCATE ledger.events, ledger.waits, ledger.cancels, ledger.repairs, ledger.outbox, ledger.steps, ledger.edges,
+    ledger.ends, ledger.test_clock;
+TRUNCATE oban.oban_jobs RESTART IDENTITY;
+"""
+
+
+def empty(connection, names=Names()):  # noqa: B008 - a value
+    """Empty a ledger that was made with testing=True, and the jobs."""
+    connection.execute(names.put_into(EMPTY))
 
 
 class DatabaseClock(ManualClock):
     """A clock that tells the database, too."""
 
-    def __init__(self, connection):
+    def __init__(self, connection, names=Names()):  # noqa: B008 - a value
         super().__init__()
         self._connection = connection
-        connection.execute("INSERT INTO signal_ledger.test_clock VALUES (%s)", [self()])
+        self._update = names.put_into("UPDATE ledger.test_clock SET now = %s")
+        connection.execute(names.put_into("INSERT INTO ledger.test_clock VALUES (%s)"), [self()])
 
-    def advance(self, seconds):
-        super().advance(seconds)
-        self._connection.execute("UPDATE signal_ledger.test_clock SET now = %s", [self()])
+    def advance(self, duration):
+        super().advance(duration)
+        self._connection.execute(self._update, [self()])
 
 
 class PostgresBench:
-    """See `signal_ledger.testing.bench.Bench`."""
+    """See `signal_ledger.testing.bench.Bench`.
 
-    def __init__(self, store, connection, clock):
+    Args:
+        store: The store under test.
+        connection: psycopg's, to the same database; each statement is a transaction.
+        clock: The database's.
+        names: Where the ledger and Oban's tables are.
+    """
+
+    def __init__(self, store, connection, clock, names=Names()):  # noqa: B008 - a value
+        self._names = names
         self.store = store
         self.clock = clock
         self.signaller = Signaller(store)
@@ -43,7 +64,7 @@ class PostgresBench:
         if plan is not None and plan.deps:
             state = "suspended"
         [[job_id]] = self._run(
-            "INSERT INTO oban_jobs (worker, queue, state, max_attempts, scheduled_at, meta) "
+            "INSERT INTO oban.oban_jobs (worker, queue, state, max_attempts, scheduled_at, meta) "
             "VALUES ('tests.Worker', gen_random_uuid()::text, %s, %s, timezone('UTC', %s::timestamptz), %s) "
             "RETURNING id",
             state,
@@ -54,7 +75,7 @@ class PostgresBench:
         return JobId(job_id)
 
     async def fetch(self, job_id):
-        found = self._run("SELECT queue FROM oban_jobs WHERE id = %s", job_id)
+        found = self._run("SELECT queue FROM oban.oban_jobs WHERE id = %s", job_id)
         if not found:
             return None
         [[queue]] = found
@@ -66,7 +87,8 @@ class PostgresBench:
             # Tokens that count, as those of the embedded engine do, and never repeat though the clock stands still.
             self._fetched[job_id] += 1
             self._run(
-                "UPDATE oban_jobs SET attempted_at = timestamp 'epoch' + %s * interval '1 microsecond' WHERE id = %s",
+                "UPDATE oban.oban_jobs SET attempted_at = timestamp 'epoch' + %s * interval '1 microsecond' "
+                "WHERE id = %s",
                 self._fetched[job_id],
                 job_id,
             )
@@ -82,7 +104,7 @@ class PostgresBench:
             if not self._ack(job_id, execution, JobState.SCHEDULED, -1, 1):
                 return False
             self._run(
-                "SELECT * FROM signal_ledger.snooze(%s::bigint[], %s::bigint[], %s::text[], %s::integer[], "
+                "SELECT * FROM ledger.snooze(%s::bigint[], %s::bigint[], %s::text[], %s::integer[], "
                 "%s::interval[], %s::text)",
                 [job_id],
                 [execution],
@@ -109,7 +131,7 @@ class PostgresBench:
         self._oban("prune_jobs", max_age=-1, limit=1000)
 
     async def job(self, job_id):
-        found = self._run("SELECT state::text, attempt, meta FROM oban_jobs WHERE id = %s", job_id)
+        found = self._run("SELECT state::text, attempt, meta FROM oban.oban_jobs WHERE id = %s", job_id)
         if not found:
             return None
         [[state, attempt, meta]] = found
@@ -117,7 +139,10 @@ class PostgresBench:
 
     @contextlib.asynccontextmanager
     async def transaction(self):
-        async with await psycopg.AsyncConnection.connect(self._connection.info.dsn) as connection:
+        info = self._connection.info
+        # The password is no part of the DSN.
+        secret = {"password": info.password} if info.password else {}
+        async with await psycopg.AsyncConnection.connect(info.dsn, **secret) as connection:
             yield connection
 
     async def relay(self):
@@ -138,10 +163,10 @@ class PostgresBench:
 
     def _oban(self, name, **parameters):
         """Run a statement of Oban's, at the ledger's time."""
-        sql = Query._load_file(f"{name}.sql", "public").replace("now()", "signal_ledger.clock()")
-        cursor = self._connection.execute(sql, parameters)
+        sql = Query._load_file(f"{name}.sql", self._names.oban_prefix)
+        cursor = self._connection.execute(sql.replace("now()", self._names.put_into("ledger.clock()")), parameters)
         return cursor.fetchall() if cursor.description else []
 
     def _run(self, sql, *parameters):
-        cursor = self._connection.execute(sql, parameters)
+        cursor = self._connection.execute(self._names.put_into(sql), parameters)
         return cursor.fetchall() if cursor.description else []

@@ -19,8 +19,7 @@ from signal_ledger_adapters.postgres.connection import to_url
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
 from tests.effort import share_of
-from tests.postgres.bench import DatabaseClock, PostgresBench
-from tests.postgres.test_machine import EMPTY
+from tests.postgres.bench import DatabaseClock, PostgresBench, empty
 
 WORKFLOW = "w"
 SEEDS = range(share_of(60))
@@ -157,7 +156,7 @@ async def test_f5_the_functions_append_what_the_rule_book_does(ledger_url):
     with psycopg.connect(ledger_url, autocommit=True) as connection:
         store = await PostgresStore.open(to_url(ledger_url), Names())
         for seed in SEEDS:
-            connection.execute(EMPTY)
+            empty(connection)
             clock = ManualClock()
             memory = MemoryStore(clock)
             benches = [

@@ -1,34 +1,24 @@
 """One rule book, two executors: random histories through the reference, SQLite and PostgreSQL, which must agree."""
 
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from signal_ledger.memory import MemoryStore
 from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
-from signal_ledger.testing.machine import REACHED, LedgerMachine
+from signal_ledger.testing.comparing import play
+from signal_ledger.testing.machine import LedgerMachine
 from signal_ledger_adapters.postgres.connection import to_url
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
 from signal_ledger_adapters.sqlite.store import SqliteStore
 from tests.effort import share_of
-from tests.postgres.bench import DatabaseClock, PostgresBench
+from tests.postgres.bench import DatabaseClock, PostgresBench, empty
 from tests.transactions import sqlite_transaction
-
-ROUNDS_MAX = 12
-
-EMPTY = """
-TRUNCATE signal_ledger.events, signal_ledger.waits, signal_ledger.cancels, signal_ledger.repairs,
-    signal_ledger.outbox, signal_ledger.steps, signal_ledger.edges,
-    signal_ledger.ends, signal_ledger.test_clock;
-TRUNCATE oban_jobs RESTART IDENTITY;
-"""
 
 
 @pytest.mark.timeout(900)
@@ -36,8 +26,6 @@ def test_the_stores_agree_on_every_event_receipt_and_refusal(ledger_url):
     with psycopg.connect(ledger_url, autocommit=True) as connection:
 
         class Machine(LedgerMachine):
-            reached = Counter()
-
             async def open_benches(self):
                 self.folder = tempfile.TemporaryDirectory()
                 clocks = [ManualClock(), ManualClock()]
@@ -49,7 +37,7 @@ def test_the_stores_agree_on_every_event_receipt_and_refusal(ledger_url):
                     clocks[1],
                     lambda: sqlite_transaction(path),
                 )
-                connection.execute(EMPTY)
+                empty(connection)
                 store = await PostgresStore.open(to_url(ledger_url), Names())
                 return [reference, sqlite, PostgresBench(store, connection, DatabaseClock(connection))]
 
@@ -57,21 +45,16 @@ def test_the_stores_agree_on_every_event_receipt_and_refusal(ledger_url):
                 await super().close_benches()
                 self.folder.cleanup()
 
-        missing = list(REACHED)
-        for _ in range(ROUNDS_MAX):
-            run_state_machine_as_test(
-                Machine,
-                settings=settings(
-                    max_examples=share_of(20),
-                    stateful_step_count=40,
-                    deadline=None,
-                    # Each round must be another one.
-                    derandomize=False,
-                    print_blob=True,
-                    suppress_health_check=[HealthCheck.too_slow],
-                ),
-            )
-            missing = [case for case in REACHED if not Machine.reached[case]]
-            if not missing:
-                break
-    assert not missing, f"a run that never met {missing} proves little: {Machine.reached}"
+        play(
+            Machine,
+            rounds_max=12,
+            settings=settings(
+                max_examples=share_of(20),
+                stateful_step_count=40,
+                deadline=None,
+                # Each round must be another one.
+                derandomize=False,
+                print_blob=True,
+                suppress_health_check=[HealthCheck.too_slow],
+            ),
+        )

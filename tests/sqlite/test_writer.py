@@ -544,7 +544,8 @@ async def test_whoever_opens_the_file_for_a_few_writes_leaves_no_long_log_behind
     job_id = await bench.insert()
     signaller = Signaller(bench.store)
     for _ in range(20):
-        signaller._store = await SqliteStore.open(path, clock=ManualClock(), create=True)
+        store = await SqliteStore.open(path, clock=ManualClock(), create=True)
+        signaller.go_on_with(store)
         await signaller.send(job_id, "x" * 100_000)
-        await signaller._store.close()
+        await store.close()
     assert path.with_name(f"{path.name}-wal").stat().st_size < 1_000_000

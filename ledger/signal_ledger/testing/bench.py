@@ -60,6 +60,10 @@ class Signaller:
         self._calls = 0
         self._last: DeliverCall | None = None
 
+    def go_on_with(self, store: DeliveryStore) -> None:
+        """Send to another store from now on; the ids go on counting."""
+        self._store = store
+
     async def send(
         self, job_id: int, payload: object = None, *, channel: str | None = None, key: str | None = None
     ) -> Receipt:
@@ -250,6 +254,11 @@ class EmbeddedBench:
         self._begin = begin
         self.signaller = Signaller(store)
         self._inserted = 0
+
+    def go_on_with(self, store: EmbeddedStore) -> None:
+        """Go on with what another store has kept, after a crash of the one before."""
+        self.store = store
+        self.signaller.go_on_with(store)
 
     async def insert(
         self, *, scheduled_in: float | None = None, max_attempts: int = 20, plan: Plan | None = None

@@ -5,7 +5,6 @@ signalled; processes crash, jobs are pruned, and what is stored of steps is fold
 must hold the same events, jobs and steps, and the promises F1 and F2 must hold in each.
 """
 
-from collections import Counter
 from typing import ClassVar
 
 from hypothesis import strategies as st
@@ -67,7 +66,7 @@ class FlowMachine(ComparingMachine):
     The steps are chosen by their places among those that fit, and not from a bundle: most of a large graph is held.
     """
 
-    reached: ClassVar[Counter[str]] = Counter()
+    to_reach: ClassVar[tuple[str, ...]] = REACHED
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +82,7 @@ class FlowMachine(ComparingMachine):
     )
     def open(self, shape: str, ignore: set[Cause]) -> None:
         """Begin with empty stores, and mostly with a few steps."""
-        self._benches = self._run(self.open_benches())
+        self.benches = self._run(self.open_benches())
         if shape != "nothing":
             for number in range(4):
                 deps = {"a chain": {number - 1}, "a fan": {0}, "a join": {0, 1, 2} if number == 3 else set()}
@@ -244,7 +243,7 @@ class FlowMachine(ComparingMachine):
     @rule(seconds=st.sampled_from([0.000001, 1, 61]))
     def time_passes(self, seconds: float) -> None:
         """Move the clock."""
-        for bench in self._benches:
+        for bench in self.benches:
             bench.clock.advance(seconds)
 
     @rule(fault=st.sampled_from(["crash", "rescue", "rebuild", "prune"]))
@@ -253,7 +252,7 @@ class FlowMachine(ComparingMachine):
         before = self._steps()
         match fault:
             case "crash":
-                self._benches = self._run(self.crash_benches())
+                self.benches = self._run(self.crash_benches())
                 self.reached["crash"] += 1
                 assert self._steps() == before
             case "rebuild":
@@ -280,7 +279,7 @@ class FlowMachine(ComparingMachine):
             state = self._same(lambda bench, of=job_id: bench.store.state(of))  # type: ignore[misc]
             self._same(lambda bench, of=job_id: bench.job(of))  # type: ignore[misc]
             assert state == fold(job_id, history)
-            log += self._run(self._benches[0].store.history(job_id))
+            log += self._run(self.benches[0].store.history(job_id))
             self._note(history)
         story = fold_workflow(
             sorted([one for one in log if one.kind in ("planned", "closed")], key=lambda one: one.position)
@@ -321,7 +320,7 @@ class FlowMachine(ComparingMachine):
                 assert (one.step.ended_as or "alive") == (one.state if one.state in terminal else "alive"), one
             else:
                 assert one.step.ended_as is not None, one
-        status = status_of(seen, self._benches[0].clock())
+        status = status_of(seen, self.benches[0].clock())
         assert status.total == len(self._plans) == sum(status.counts.values())
         assert (status.state is WorkflowState.EXECUTING) == any(one.step.ended_as is None for one in seen)
         assert (status.state is WorkflowState.EXECUTING) == (status.ended_at is None)

@@ -6,7 +6,6 @@ rescues, crashes and rebuilding. After each step every store must have given the
 and states.
 """
 
-from collections import Counter
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import replace
@@ -74,7 +73,7 @@ class LedgerMachine(ComparingMachine):
     """Plays with jobs that wait for signals. Subclass it with `open_benches`."""
 
     jobs: Bundle[JobId] = Bundle("jobs")
-    reached: ClassVar[Counter[str]] = Counter()
+    to_reach: ClassVar[tuple[str, ...]] = REACHED
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +85,7 @@ class LedgerMachine(ComparingMachine):
     @initialize(target=jobs)
     def open(self) -> MultipleResults[JobId]:
         """Begin with empty stores and a few jobs."""
-        self._benches = self._run(self.open_benches())
+        self.benches = self._run(self.open_benches())
         return multiple(*[self._insert(None, 20) for _ in range(2)])
 
     # Jobs
@@ -292,7 +291,7 @@ class LedgerMachine(ComparingMachine):
     @rule(seconds=st.sampled_from([0.000001, 1, 5, 60, 61, -30]))
     def time_passes(self, seconds: float) -> None:
         """Move the clock; back, too, as real ones sometimes go."""
-        for bench in self._benches:
+        for bench in self.benches:
             bench.clock.advance(seconds)
 
     @rule(fault=st.sampled_from(["crash", "rescue", "rescue", "rebuild", "prune"]))
@@ -301,7 +300,7 @@ class LedgerMachine(ComparingMachine):
         self._touched.update(self._newest)
         match fault:
             case "crash":
-                self._benches = self._run(self.crash_benches())
+                self.benches = self._run(self.crash_benches())
                 self.reached["crash"] += 1
             case "rescue":
                 self._same(lambda bench: bench.rescue())
@@ -346,10 +345,10 @@ class LedgerMachine(ComparingMachine):
         return Execution(newest - 1) if before == "as a zombie" else newest
 
     def _history_length(self, job_id: JobId) -> int:
-        return len(self._run(self._benches[0].store.history(job_id)))
+        return len(self._run(self.benches[0].store.history(job_id)))
 
     def _next_ordinal(self, job_id: JobId, channel: str) -> int:
-        history = self._run(self._benches[0].store.history(job_id))
+        history = self._run(self.benches[0].store.history(job_id))
         run = fold(job_id, history).open_run
         ends = [
             recorded
@@ -363,7 +362,7 @@ class LedgerMachine(ComparingMachine):
     def _note_take(self, job_id: JobId, reply: object, before: str, *, is_replay: bool) -> None:
         name = type(reply).__name__
         self.reached[name] += 1
-        state = self._run(self._benches[0].store.state(job_id))
+        state = self._run(self.benches[0].store.state(job_id))
         if isinstance(reply, GotSignal | GotTimeout) and is_replay:
             self.reached["replayed"] += 1
         elif isinstance(reply, GotTimeout) and state.inboxes:
