@@ -9,6 +9,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import signal_ledger
+from signal_ledger import testing
 
 project = "Signal Ledger"
 author = "The Signal Ledger authors"
@@ -34,7 +35,7 @@ default_role = "code"
 nitpicky = True
 nitpick_ignore_regex = [
     # Python's own types and those of our dependencies are described elsewhere.
-    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|oban|os|typing)\..*"),
+    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|hypothesis|oban|os|typing)\..*"),
     (
         r"py:.*",
         r"(Any|BaseException|Enum|Exception|Oban|StrEnum|NamedTuple|bool|bytes|dict|float|int|list|object|str|tuple)",
@@ -49,11 +50,17 @@ html_copy_source = False
 html_show_sourcelink = False
 
 # Names live in modules of their own, and are documented where users import them from.
-_PUBLIC = {f"{home}.{name}": f"signal_ledger.{name}" for name, home in signal_ledger._HOMES.items()}  # noqa: SLF001
+_FACADES = (signal_ledger, testing)
+_PUBLIC = {
+    f"{home}.{name}": f"{facade.__name__}.{name}"
+    for facade in _FACADES
+    for name, home in facade._HOMES.items()  # noqa: SLF001
+}
 
 # Loads them all, so that annotations that name them can be evaluated.
-for _name in signal_ledger.__all__:
-    getattr(signal_ledger, _name)
+for _facade in _FACADES:
+    for _name in _facade.__all__:
+        getattr(_facade, _name)
 
 
 def _resolve_public_name(
@@ -68,8 +75,13 @@ def _resolve_public_name(
     return reference
 
 
-# Users get these from `lite`, `attach` and `open_ledger`; how they are made is no business of theirs.
-_MADE_ELSEWHERE = ("signal_ledger.LiteEngine", "signal_ledger.Ledger", "signal_ledger.ObanEngine")
+# Users get these from `lite`, `attach`, `open_ledger` and `testing`; how they are made is no business of theirs.
+_MADE_ELSEWHERE = (
+    "signal_ledger.LiteEngine",
+    "signal_ledger.Ledger",
+    "signal_ledger.ObanEngine",
+    "signal_ledger.testing.ManualEngine",
+)
 
 
 def _hide_signature(_app: Sphinx, _what: str, name: str, *_: object) -> tuple[str, str] | None:

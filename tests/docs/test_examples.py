@@ -41,7 +41,7 @@ _SHAPES = [
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<uuid>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "<date>"),
     (re.compile(r"\b\d\d:\d\d:\d\d(\.\d+)?"), "<time>"),
-    (re.compile(r"\bin \d+\.\d\ds\b"), "in <seconds>"),
+    (re.compile(r"\bin \d+\.\d\ds\b( \(.+\))?"), "in <seconds>"),
     (re.compile(r"(?<= )/\S+/(?=\w+\.py\b)"), "<folder>/"),
 ]
 

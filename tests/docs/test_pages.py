@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 import signal_ledger
-from signal_ledger import events
+from signal_ledger import events, testing
 from signal_ledger.stored import StoredEvent
 from signal_ledger_adapters.postgres import tables
 from signal_ledger_adapters.postgres.schema import migrations, triggers
@@ -97,6 +97,8 @@ def test_every_public_name_is_in_the_reference():
     page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
     told = re.findall(r"auto\w+:: signal_ledger\.(\w+)$", page, re.MULTILINE)
     assert sorted([*told, "codec"]) == sorted(signal_ledger.__all__)
+    told = re.findall(r"auto\w+:: signal_ledger\.testing\.(\w+)$", page, re.MULTILINE)
+    assert sorted(told) == sorted(testing.__all__)
 
 
 def test_the_files_that_the_readme_names_exist():
