@@ -7,7 +7,7 @@ A history begins with nothing. Each `Step` is a command, at some time, to a job 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, assert_never
 
 from signal_ledger.causes import Cause
 from signal_ledger.codec import encode_with_digest
@@ -123,6 +123,8 @@ class History:
                     in_place=step.in_place and step.wait_for is not None,
                     window=step.window,
                 )
+            case _:
+                assert_never(step.kind)
 
     def _next_ordinal(self, channel: str) -> int:
         ends = [
@@ -145,6 +147,8 @@ class History:
                 sleeps = self.state.status is Status.SNOOZED
                 state = JobState.SCHEDULED if sleeps else JobState.EXECUTING
                 return replace(step.view, state=state, execution=self.state.execution)
+            case _:
+                assert_never(step.found)
 
     def _append(self, event: Event) -> None:
         version = self.state.version + 1
