@@ -57,6 +57,11 @@ class Asked:
         present = None if isinstance(self._via, Ledger) else self._via.present()
         return utc_now() if present is None else present
 
+    @property
+    def tolerance_s(self) -> float:
+        """How far a deadline may be from what is expected, in seconds."""
+        return 1.0 if isinstance(self._via, ManualEngine) else 10.0
+
     async def what_it_does(self) -> str:
         """Say what the job does that does not wait."""
         if isinstance(self._via, Ledger):

@@ -24,8 +24,6 @@ from signal_ledger_adapters.testing.asking import Asked
 from signal_ledger_adapters.testing.difference import difference
 from signal_ledger_adapters.testing.telling import until_told, wait_told
 
-_TOLERANCE_S = 1.0
-
 
 async def assert_waiting(
     job: int | HasId,
@@ -39,8 +37,9 @@ async def assert_waiting(
     Args:
         job: The job, or its id.
         channel: On this channel; "" is the default channel, None any.
-        deadline_in: Until so long from now by the engine's clock, in seconds or as a timedelta, give or take a second;
-            `math.inf` is without a deadline, None whatever it is.
+        deadline_in: Until so long from now by the engine's clock, in seconds or as a timedelta; give or take a second,
+            and on an engine whose time is real ten, since that goes on. `math.inf` is without a deadline, None whatever
+            it is.
         via: The engine or ledger to ask. Unless given, the only engine that is open.
 
     Returns:
@@ -80,7 +79,7 @@ async def assert_waiting(
         left_s = math.inf if wait.deadline_at is None else (wait.deadline_at - asked.now()).total_seconds()
         wanted_s = _seconds(deadline_in)
         # Two infinities differ by no number.
-        if left_s != wanted_s and not abs(left_s - wanted_s) <= _TOLERANCE_S:
+        if left_s != wanted_s and not abs(left_s - wanted_s) <= asked.tolerance_s:
             raise await asked.failure(f"to wait {_for(wanted_s)}", f"it waits {_for(left_s)}")
     return wait
 
