@@ -289,7 +289,10 @@ class MemoryStore:
 
     async def store_with(self, connection: object, deliveries: Sequence[Deliver]) -> None:
         if not isinstance(connection, MemoryTransaction):
-            raise TypeError(f"conn: expected a MemoryTransaction, got {type(connection).__name__}")
+            raise TypeError(
+                f"conn: expected a MemoryTransaction, got {type(connection).__name__}; this store is in memory, where "
+                "no connection leads to: for tests with conn=, open the engine on a SQLite file"
+            )
         connection.stored.extend((delivery, self._clock()) for delivery in deliveries)
 
     async def take(self, take: Take) -> TakeReply | TakeRefusal:
@@ -386,7 +389,10 @@ class MemoryStore:
         return
 
     async def insert_with(self, connection: object, jobs: Sequence[NewJob]) -> list[JobRow]:  # noqa: ARG002
-        raise TypeError(f"conn: expected None, got {type(connection).__name__}; a store in memory has no connections")
+        raise TypeError(
+            f"conn: expected None, got {type(connection).__name__}; this store is in memory, where no connection leads "
+            "to: for tests with conn=, open the engine on a SQLite file"
+        )
 
     async def join(self, name: str) -> int:
         node = await self.transact(AddNode(name=name))

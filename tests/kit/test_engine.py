@@ -335,7 +335,7 @@ async def test_it_is_found_only_while_it_is_open():
         assert (await signal(1, "go")).outcome == "ignored"
     assert not engine.is_open
     assert "Approvals" not in instances
-    with pytest.raises(RuntimeError, match="expected to be open"):
+    with pytest.raises(RuntimeError, match=r"expected to be open; use it inside `async with testing.engine\("):
         await engine.drain()
 
 
@@ -411,6 +411,17 @@ async def test_a_signal_in_the_applications_own_transaction_is_relayed_by_the_ne
         assert await engine.drain() == 2
         await testing.assert_signalled(job, payload={"decision": "approved"})
         assert (len(await engine.ledger.history(job)), SEEN) == (4, ["approved"])
+    await database.dispose()
+
+
+async def test_in_memory_no_connection_leads_to_it(tmp_path):
+    database = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
+    async with testing.engine() as engine, AsyncSession(database) as session:
+        job = await Approval.enqueue()
+        with pytest.raises(TypeError, match=r"got AsyncSession; .* for tests with conn=, open the engine on a SQLite"):
+            await signal(job, 1, conn=session)
+        with pytest.raises(TypeError, match=r"got AsyncSession; .* for tests with conn=, open the engine on a SQLite"):
+            await engine.enqueue(Letter.new(), conn=session)
     await database.dispose()
 
 

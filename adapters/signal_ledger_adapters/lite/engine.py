@@ -80,6 +80,8 @@ class LiteEngine(engines.Engine):
         open_store: Opens the file.
     """
 
+    _made_by = "lite(...)"
+
     def __init__(self, config: LiteConfig, open_store: Callable[[], Awaitable[EmbeddedStore]]) -> None:
         self._config = config
         self._open_store = open_store
@@ -264,7 +266,7 @@ class LiteEngine(engines.Engine):
     def _require_open(self) -> EmbeddedStore:
         refuse_offline(f"engine {self.name!r}")
         if self._store is None:
-            raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with lite(...)`")
+            raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with {self._made_by}`")
         self._require_own_process()
         return self._store
 

@@ -56,6 +56,8 @@ class ManualEngine(LiteEngine):
         executions_max: How many executions one call may need until all jobs have come to rest.
     """
 
+    _made_by = "testing.engine(...)"
+
     def __init__(
         self,
         clock: ManualClock,
