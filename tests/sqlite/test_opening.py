@@ -86,7 +86,7 @@ async def test_a_file_system_without_write_ahead_logging_is_refused(path, monkey
         connect(path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4])
 async def test_an_old_file_is_upgraded_and_keeps_what_it_holds(path, version):
     make_old(path, version)
     fresh = path.with_name("fresh.db")
@@ -95,7 +95,9 @@ async def test_an_old_file_is_upgraded_and_keeps_what_it_holds(path, version):
         await store.close()
     assert schema_of(path) == schema_of(fresh)
     connection = sqlite3.connect(path)
-    assert connection.execute("SELECT version FROM signal_ledger_schema").fetchall() == [(1,), (2,), (3,), (4,)]
+    assert connection.execute("SELECT version FROM signal_ledger_schema").fetchall() == [
+        (number,) for number in range(1, 6)
+    ]
     connection.close()
 
 
@@ -139,15 +141,15 @@ async def refusal(path, *, read_only=False, create=True):
 
 
 async def test_a_newer_file_is_refused_and_left_alone(path):
-    make_old(path, 4)
+    make_old(path, 5)
     connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO signal_ledger_schema VALUES (5, '0005_future.sql', 'x', 'later')")
+    connection.execute("INSERT INTO signal_ledger_schema VALUES (6, '0006_future.sql', 'x', 'later')")
     connection.commit()
     connection.close()
     for read_only in (False, True):
         message = await refusal(path, read_only=read_only)
-        assert "has schema version 5, newer than 4, which this library knows; upgrade signal-ledger" in message
-    assert "newer than 4" in await refusal(path, create=False)
+        assert "has schema version 6, newer than 5, which this library knows; upgrade signal-ledger" in message
+    assert "newer than 5" in await refusal(path, create=False)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -223,7 +225,7 @@ async def test_auditing_makes_nothing(path):
     sqlite3.connect(path).close()
     assert "holds no ledger; lite(url) makes one in it" in await refusal(path, create=False)
     make_old(path, 1)
-    assert "has schema version 1, expected 4; open it once for writing to upgrade it" in await refusal(
+    assert "has schema version 1, expected 5; open it once for writing to upgrade it" in await refusal(
         path, create=False, read_only=True
     )
     async with open_ledger(f"sqlite:///{path}") as ledger:

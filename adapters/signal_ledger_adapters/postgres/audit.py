@@ -213,6 +213,10 @@ class PostgresSnapshot:
         async for row in self._stream(query):
             yield StoredStep(job_id=JobId(row.job_id), step=_step_or_none(row._asdict()), open_edges=row.open_edges)
 
+    async def wrong_blocks(self) -> list[str]:
+        """Return none: there are no blocks."""
+        return []
+
     async def repairs(self) -> list[JobId]:
         """Return the jobs whose streams are known to lack an event."""
         with self._asked.answers():

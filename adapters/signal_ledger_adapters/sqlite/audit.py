@@ -6,11 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, Text, func, literal, select, text, tuple_, type_coerce
+from sqlalchemy import Select, Text, func, select, text, type_coerce
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from signal_ledger.cursors import cursor_place, cursor_position, cursor_wait, position_cursor
+from signal_ledger.cursors import cursor_place, cursor_position, position_cursor
 from signal_ledger.evolve import fold
+from signal_ledger.instants import to_text
 from signal_ledger.names import JobId
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, StoredStep, UnreadableEvent, WaitingJob
@@ -18,9 +19,27 @@ from signal_ledger.recorded import RecordedEvent, from_stored
 from signal_ledger.steps import Step
 from signal_ledger.stored import StoredEvent
 from signal_ledger.wait_state import WaitState
-from signal_ledger_adapters.queries import filtered, to_stored_signal, to_waiting_job
+from signal_ledger_adapters.queries import (
+    FEW_WAITS_MAX,
+    Branch,
+    Deliveries,
+    branches,
+    first_waits,
+    to_stored_signal,
+    to_waiting_job,
+)
 from signal_ledger_adapters.sqlite.connection import reading
+from signal_ledger_adapters.sqlite.pages import (
+    BLOCK,
+    Places,
+    branches_page,
+    ending_waits,
+    log_page,
+    stream_page,
+    waits_page,
+)
 from signal_ledger_adapters.sqlite.rows import STEP_COLUMNS, to_json, to_state, to_step, to_stored_event
+from signal_ledger_adapters.sqlite.statements import statement
 from signal_ledger_adapters.sqlite.tables import (
     Instant,
     edges,
@@ -64,10 +83,24 @@ class Audit:
 
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         """Return the first events that match, in the order of the log."""
-        query = select(*event_columns).order_by(events.c.position).limit(limit)
-        if wanted.after is not None:
-            query = query.where(events.c.position > cursor_position(wanted.after))
-        return await self._recorded(filtered(query, events, wanted))
+        if wanted.job_id is not None:
+            return await self._recorded(stream_page(wanted, limit))
+        parts = branches(wanted)
+        if parts is None:
+            return await self._recorded(log_page(wanted, await self._places(wanted, ()), limit))
+        if not parts:
+            return []
+        return await self._recorded(branches_page(parts, wanted, await self._places(wanted, parts), limit))
+
+    async def _places(self, wanted: EventFilter, parts: Sequence[Branch]) -> Places:
+        """Find out where in the log a page can be."""
+        after = 0 if wanted.after is None else cursor_position(wanted.after)
+        if wanted.since is None and wanted.until is None and not any(isinstance(part, Deliveries) for part in parts):
+            return Places(behind=after)
+        times = [None if instant is None else to_text(instant) for instant in (wanted.since, wanted.until)]
+        async with reading(self._engine, self._path) as connection:
+            row = (await connection.exec_driver_sql(statement("places"), tuple(times))).one()
+        return Places(behind=max(after, row.behind), last=row.last, told=row.told)
 
     async def end(self) -> str | None:
         """Return the cursor of the newest event; None for an empty log."""
@@ -87,22 +120,13 @@ class Audit:
         self, *, channel: str | None, deadline_before: datetime | None, limit: int, after: str | None
     ) -> list[WaitingJob]:
         """Return a page of the jobs that wait, the longest-waiting first."""
-        query = (
-            select(waits)
-            .where(text("(status = 'live' OR status = 'snoozed')"))  # as the partial index has it, to the letter
-            .order_by(waits.c.since, waits.c.job_id)
-            .limit(limit)
-        )
-        if channel is not None:
-            query = query.where(waits.c.current == channel)
         if deadline_before is not None:
-            query = query.where(waits.c.deadline_at < deadline_before)
-        if after is not None:
-            since, job_id = cursor_wait(after)
-            query = query.where(tuple_(waits.c.since, waits.c.job_id) > tuple_(literal(since, Instant), job_id))
-        async with reading(self._engine, self._path) as connection:
-            rows = (await connection.execute(query)).all()
-        return [to_waiting_job(row) for row in rows]
+            few = await self._waiting(ending_waits(channel=channel, deadline_before=deadline_before, after=after))
+            if len(few) <= FEW_WAITS_MAX:
+                return first_waits(few, limit)
+        return await self._waiting(
+            waits_page(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
+        )
 
     async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
         """Return which of these jobs wait, the longest-waiting first."""
@@ -112,9 +136,7 @@ class Audit:
             .where(waits.c.job_id.in_(select(wanted.c.value)), waits.c.status.in_(["live", "snoozed"]))
             .order_by(waits.c.since, waits.c.job_id)
         )
-        async with reading(self._engine, self._path) as connection:
-            rows = (await connection.execute(query)).all()
-        return [to_waiting_job(row) for row in rows]
+        return await self._waiting(query)
 
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         """Return a page of the signals that are not relayed, or were refused."""
@@ -124,6 +146,11 @@ class Audit:
         async with reading(self._engine, self._path) as connection:
             rows = (await connection.execute(query)).all()
         return [to_stored_signal(row) for row in rows]
+
+    async def _waiting(self, query: Select[*tuple[Any, ...]]) -> list[WaitingJob]:
+        async with reading(self._engine, self._path) as connection:
+            rows = (await connection.execute(query)).all()
+        return [to_waiting_job(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
         async with reading(self._engine, self._path) as connection:
@@ -180,6 +207,12 @@ class SqliteSnapshot:
         async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
             async for *columns, count in rows:
                 yield StoredStep(job_id=JobId(columns[0]), step=_step_or_none(columns), open_edges=count)
+
+    async def wrong_blocks(self) -> list[str]:
+        """Return the cursors of the last events of blocks that do not tell what the log has."""
+        query = text(statement("blocks_wrong")).execution_options(yield_per=_ROWS_AT_ONCE)
+        async with self._connection.stream(query) as rows:
+            return [position_cursor(BLOCK * (block + 1)) async for block, is_wrong in rows if is_wrong]
 
     async def repairs(self) -> list[JobId]:
         """Return the jobs whose streams are known to lack an event."""

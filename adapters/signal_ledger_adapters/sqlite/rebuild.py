@@ -16,6 +16,10 @@ STREAMS_AT_ONCE = 200
 """How many streams one transaction folds anew, so that signals and jobs can go on in between."""
 
 
+BLOCKS_AT_ONCE = 200
+"""How many blocks one transaction writes anew: of some 50,000 events."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildStreams(AnyJobs):
     """Fold the next streams anew.
@@ -60,6 +64,21 @@ class RebuildWorkflow(AnyJobs):
         if workflow_id is not None:
             unit.rewrite_workflow(workflow_id, fold_workflow(unit.workflow_story(workflow_id)))
         return workflow_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildBlocks(AnyJobs):
+    """Write the next blocks anew.
+
+    Args:
+        first: Begin with this one.
+    """
+
+    first: int
+
+    def run(self, unit: SqliteUnit) -> bool:
+        """Return whether there are more."""
+        return unit.rewrite_blocks(self.first, BLOCKS_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,14 @@ from signal_ledger_adapters.sqlite.identity import Identity
 from signal_ledger_adapters.sqlite.ids import PassIds
 from signal_ledger_adapters.sqlite.migrate import check, migrate, migrations
 from signal_ledger_adapters.sqlite.reader import Reader
-from signal_ledger_adapters.sqlite.rebuild import DropOrphans, IsPast, RebuildStreams, RebuildWorkflow
+from signal_ledger_adapters.sqlite.rebuild import (
+    BLOCKS_AT_ONCE,
+    DropOrphans,
+    IsPast,
+    RebuildBlocks,
+    RebuildStreams,
+    RebuildWorkflow,
+)
 from signal_ledger_adapters.sqlite.unit import GivenIds
 from signal_ledger_adapters.sqlite.writer import Writer
 
@@ -212,6 +219,9 @@ class SqliteStore:
         workflow_id: str | None = ""
         while workflow_id is not None:
             workflow_id = await self._writing.run(RebuildWorkflow(after=workflow_id))
+        block = 0
+        while await self._writing.run(RebuildBlocks(first=block)):
+            block += BLOCKS_AT_ONCE
         return count
 
     async def insert_with(self, connection: object, jobs: Sequence[NewJob]) -> list[JobRow]:

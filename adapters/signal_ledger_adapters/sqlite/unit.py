@@ -250,6 +250,14 @@ class SqliteUnit:
         for name in ("drop_orphans", "steps_orphaned", "edges_orphaned"):
             self._select(name)
 
+    def rewrite_blocks(self, first: int, count: int) -> bool:
+        """Write what some blocks hold, as the log has it. Return whether there are more behind them."""
+        [[last]] = self._select("last_block")
+        behind = first + count
+        self._select("blocks_forget", first, behind if behind <= last else None)
+        self._select("blocks_rewrite", first, behind)
+        return bool(behind <= last)
+
     def restore_step(self, step: Step, deps: Sequence[str]) -> None:
         """Keep a step that the log tells of, unless that is done; how it went on is for `rewrite_workflow`."""
         columns = step_insert_columns(step)

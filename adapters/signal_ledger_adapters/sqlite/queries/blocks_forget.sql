@@ -1,0 +1,7 @@
+-- Delete blocks, to write them anew.
+--
+-- Parameters: first INTEGER, behind INTEGER; NULL for all that follow.
+-- Rows: none.
+
+DELETE FROM signal_ledger_blocks
+WHERE block >= ?1 AND block < coalesce(?2, 9223372036854775807)
