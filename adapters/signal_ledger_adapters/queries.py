@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Table
+from sqlalchemy import ColumnElement, Row
 
 from signal_ledger.cursors import place_cursor, wait_cursor
 from signal_ledger.events import KIND_OF, Kind
@@ -100,12 +100,6 @@ def of_any(columns: Mapping[str, ColumnElement[Any]], wanted: EventFilter) -> li
     if wanted.channel is not None:
         conditions.append(columns["channel"] == wanted.channel)
     return [*conditions, *left_over(columns, None, wanted)]
-
-
-def filtered(query: Select[*tuple[Any, ...]], events: Table, wanted: EventFilter) -> Select[*tuple[Any, ...]]:
-    """Add what is asked of events, but for the place that they come after."""
-    job = [] if wanted.job_id is None else [events.c.job_id == wanted.job_id]
-    return query.where(*job, *of_any(dict(events.c), wanted))
 
 
 def first_waits(rows: Sequence[WaitingJob], limit: int) -> list[WaitingJob]:

@@ -338,18 +338,18 @@ def released():
     body = re.search(r"CREATE OR REPLACE FUNCTION \"signal_ledger\"\.wake\(.*?\$\$;", newest, re.DOTALL)[0]
     return {
         **{path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "released").iterdir()},
-        "2": newest,
-        "2, with another body": newest.replace(body, body.replace("'available'", "'retryable'")),
-        "2, with a function more": newest + body.replace(".wake(", ".awaken("),
-        "2, with a trigger more": newest + 'CREATE TRIGGER old BEFORE INSERT ON "signal_ledger".events FOR EACH ROW '
+        "3": newest,
+        "3, with another body": newest.replace(body, body.replace("'available'", "'retryable'")),
+        "3, with a function more": newest + body.replace(".wake(", ".awaken("),
+        "3, with a trigger more": newest + 'CREATE TRIGGER old BEFORE INSERT ON "signal_ledger".events FOR EACH ROW '
         'EXECUTE FUNCTION "signal_ledger".append_in_turn();\n'
         'CREATE TRIGGER signal_ledger_old BEFORE INSERT ON "public".oban_jobs FOR EACH ROW '
         'EXECUTE FUNCTION "signal_ledger".job_changes();',
-        "2, with a function less": newest.replace(body, ""),
-        "2, with another result": newest.replace(body, body.replace("RETURNS void", "RETURNS bigint")),
-        "2, with other names of parameters": newest.replace(body, body.replace("job_ids bigint[]", "jobs bigint[]")),
-        "2, with other types of parameters": newest.replace(body, body.replace("moment timestamptz", "moment date")),
-        "2, with a procedure in its place": newest.replace(
+        "3, with a function less": newest.replace(body, ""),
+        "3, with another result": newest.replace(body, body.replace("RETURNS void", "RETURNS bigint")),
+        "3, with other names of parameters": newest.replace(body, body.replace("job_ids bigint[]", "jobs bigint[]")),
+        "3, with other types of parameters": newest.replace(body, body.replace("moment timestamptz", "moment date")),
+        "3, with a procedure in its place": newest.replace(
             body, 'CREATE PROCEDURE "signal_ledger".wake(bigint[], timestamptz) LANGUAGE sql AS $$ SELECT $$;'
         ),
     }
@@ -360,7 +360,7 @@ async def test_an_upgraded_schema_is_a_fresh_one(oban, fresh, release):
     run(oban, released()[release])
     run(oban, "UPDATE signal_ledger.settings SET functions = %s", f"those of release {release}")
     was_fresh = differences(fresh, catalogue(oban)).keys() == {"settings"}
-    assert was_fresh == (release == "2")
+    assert was_fresh == (release == "3")
     [[ledger_id]] = run(oban, "SELECT id FROM signal_ledger.settings")
     await migrate(oban)
     assert differences(fresh, catalogue(oban)) == {}
@@ -389,7 +389,7 @@ async def test_an_upgrade_keeps_the_log(installed):
     assert run(installed, "SELECT * FROM signal_ledger.events ORDER BY position") == events
 
 
-@pytest.mark.parametrize("release", ["1"])
+@pytest.mark.parametrize("release", ["1", "2"])
 async def test_what_an_older_release_has_written_goes_on(oban, psql, release):
     psql(oban, released()[release])
     [[job_id]] = run(oban, "INSERT INTO oban_jobs (worker) VALUES ('w') RETURNING id")
@@ -418,6 +418,45 @@ async def test_an_upgrade_of_a_running_system_waits_for_its_transactions_and_dea
     [[deadlocks]] = run(installed, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     assert deadlocks == 0
     await works(installed, "signal_ledger", "public")
+
+
+# Indexes on a large log.
+
+
+async def test_new_indexes_are_made_while_others_write(oban, fresh):
+    """Somebody has written and not committed: the indexes wait for them, and nobody for the indexes."""
+    run(oban, released()["2"])
+    [[job_id]] = run(oban, "INSERT INTO oban_jobs (worker) VALUES ('w') RETURNING id")
+    signal = "SELECT signal_ledger.signal(%s, '\\x836a', key => %s)"
+    async with await psycopg.AsyncConnection.connect(oban) as delivery:
+        await delivery.execute(signal, [job_id, "first"])
+        upgrade = asyncio.create_task(migrate(oban))
+        await until_waiting(oban, "virtualxid")
+        assert run(oban, "SELECT version FROM signal_ledger.settings") == [(2,)]
+        await delivery.execute(signal, [job_id, "second"])
+        async with await psycopg.AsyncConnection.connect(oban, autocommit=True) as other:
+            [[other_id]] = run(oban, "INSERT INTO oban_jobs (worker) VALUES ('w') RETURNING id")
+            await other.execute("SET lock_timeout = '1s'")
+            await other.execute(signal, [other_id, "third"])
+        await delivery.commit()
+        await upgrade
+    assert differences(fresh, catalogue(oban)) == {}
+    async with open_ledger(oban) as ledger:
+        assert [event.key async for event in ledger.events()] == ["first", "second", "third"]
+
+
+async def test_an_index_that_was_left_half_made_is_made_anew(oban, fresh):
+    run(oban, released()["2"])
+    run(oban, "CREATE INDEX events_source ON signal_ledger.events (source)")
+    run(oban, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'signal_ledger.events_source'::regclass")
+    await migrate(oban)
+    assert differences(fresh, catalogue(oban)) == {}
+
+
+async def test_upgrades_at_once_are_one(oban, fresh):
+    run(oban, released()["2"])
+    assert set(await asyncio.gather(*[migrate(oban) for _ in range(4)])) == {migrations()[-1].version}
+    assert differences(fresh, catalogue(oban)) == {}
 
 
 async def until_waiting(url, kind):

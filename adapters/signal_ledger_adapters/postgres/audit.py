@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy import ARRAY, BigInteger, Row, Select, Text, cast, func, literal, literal_column, select, true, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from signal_ledger.cursors import cursor_place, cursor_wait
+from signal_ledger.cursors import cursor_place
 from signal_ledger.evolve import fold
 from signal_ledger.names import JobId
 from signal_ledger.outbox import StoredSignal
@@ -19,7 +19,9 @@ from signal_ledger.steps import SeenStep, Step
 from signal_ledger.stored import StoredEvent
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.postgres.asking import Asked, Asking
+from signal_ledger_adapters.postgres.connection import driver_of
 from signal_ledger_adapters.postgres.cursors import from_cursor, to_cursor
+from signal_ledger_adapters.postgres.pages import Pages, Places, ending_waits, waits_page, wrong_blocks
 from signal_ledger_adapters.postgres.rows import to_recorded_job, to_seen_step, to_state, to_step
 from signal_ledger_adapters.postgres.schema import quote
 from signal_ledger_adapters.postgres.tables import (
@@ -33,7 +35,7 @@ from signal_ledger_adapters.postgres.tables import (
     steps,
     waits,
 )
-from signal_ledger_adapters.queries import filtered, to_stored_signal, to_waiting_job
+from signal_ledger_adapters.queries import FEW_WAITS_MAX, branches, first_waits, to_stored_signal, to_waiting_job
 
 _ROWS_AT_ONCE = 500
 
@@ -58,7 +60,9 @@ class Audit:
     def __init__(self, asking: Asking, schema: str) -> None:
         self._asking = asking
         # A subquery, so that it is asked once and the index is used.
-        self._horizon = select(literal_column(f"{quote(schema)}.horizon()")).scalar_subquery()
+        self._horizon = select(literal_column(f"{quote(schema)}.horizon()", BigInteger)).scalar_subquery()
+        self._pages = Pages(schema, self._horizon)
+        self._places_sql = f"SELECT * FROM {quote(schema)}.places($1, $2)"  # noqa: S608 - quoted
 
     async def state(self, job_id: JobId) -> WaitState:
         """Return the stored projection of a job; folded from the log if it is missing."""
@@ -87,15 +91,24 @@ class Audit:
 
     async def page(self, wanted: EventFilter, limit: int) -> list[RecordedEvent]:
         """Return the first events that match, in the order of the log, as far as it is settled."""
-        query = (
-            select(*event_columns)
-            .where(events.c.turn < self._horizon)
-            .order_by(events.c.turn, events.c.position)
-            .limit(limit)
-        )
-        if wanted.after is not None:
-            query = query.where(tuple_(events.c.turn, events.c.position) > tuple_(*from_cursor(wanted.after)))
-        return await self._recorded(filtered(query, events, wanted))
+        if wanted.job_id is not None:
+            return await self._recorded(self._pages.stream(wanted, limit))
+        parts = branches(wanted)
+        places = await self._places(wanted)
+        if parts is None:
+            return await self._recorded(self._pages.log(wanted, places, limit))
+        return await self._recorded(self._pages.branches(parts, wanted, places, limit)) if parts else []
+
+    async def _places(self, wanted: EventFilter) -> Places:
+        """Find out where in the log a page can be."""
+        after = (0, 0) if wanted.after is None else from_cursor(wanted.after)
+        if wanted.since is None and wanted.until is None:
+            return Places(behind=after)
+        async with self._asking.connection() as connection:
+            row = await (await driver_of(connection)).fetchrow(self._places_sql, wanted.since, wanted.until)
+        behind = (row["behind_turn"], row["behind_position"])
+        last = None if row["last_turn"] is None else (row["last_turn"], row["last_position"])
+        return Places(behind=max(after, behind), last=last)
 
     async def end(self) -> str | None:
         """Return the cursor of the newest settled event; None for an empty log."""
@@ -113,21 +126,13 @@ class Audit:
         self, *, channel: str | None, deadline_before: datetime | None, limit: int, after: str | None
     ) -> list[WaitingJob]:
         """Return a page of the jobs that wait, the longest-waiting first."""
-        query = (
-            select(waits)
-            .where(waits.c.since.is_not(None), waits.c.status.in_(["live", "snoozed"]))
-            .order_by(waits.c.since, waits.c.job_id)
-            .limit(limit)
-        )
-        if channel is not None:
-            query = query.where(waits.c.current == channel)
         if deadline_before is not None:
-            query = query.where(waits.c.deadline_at < deadline_before)
-        if after is not None:
-            query = query.where(tuple_(waits.c.since, waits.c.job_id) > tuple_(*cursor_wait(after)))
-        async with self._asking.connection() as connection:
-            rows = (await connection.execute(query)).all()
-        return [to_waiting_job(row) for row in rows]
+            few = await self._waiting(ending_waits(channel=channel, deadline_before=deadline_before, after=after))
+            if len(few) <= FEW_WAITS_MAX:
+                return first_waits(few, limit)
+        return await self._waiting(
+            waits_page(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
+        )
 
     async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
         """Return which of these jobs wait, the longest-waiting first."""
@@ -138,9 +143,7 @@ class Audit:
             .where(waits.c.status.in_(["live", "snoozed"]))
             .order_by(waits.c.since, waits.c.job_id)
         )
-        async with self._asking.connection() as connection:
-            rows = (await connection.execute(query)).all()
-        return [to_waiting_job(row) for row in rows]
+        return await self._waiting(query)
 
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         """Return a page of the signals that are not relayed, or were refused."""
@@ -170,6 +173,11 @@ class Audit:
         async with self._asking.connection() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [to_seen_step(row) for row in rows]
+
+    async def _waiting(self, query: Select[*tuple[Any, ...]]) -> list[WaitingJob]:
+        async with self._asking.connection() as connection:
+            rows = (await connection.execute(query)).all()
+        return [to_waiting_job(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
         async with self._asking.connection() as connection:
@@ -214,8 +222,12 @@ class PostgresSnapshot:
             yield StoredStep(job_id=JobId(row.job_id), step=_step_or_none(row._asdict()), open_edges=row.open_edges)
 
     async def wrong_blocks(self) -> list[str]:
-        """Return none: there are no blocks."""
-        return []
+        """Return the cursors of the last events of blocks that do not tell what the log has."""
+        wrong = []
+        async for turn, position, is_wrong in self._stream(wrong_blocks()):
+            if is_wrong:
+                wrong.append(to_cursor(turn, position))
+        return wrong
 
     async def repairs(self) -> list[JobId]:
         """Return the jobs whose streams are known to lack an event."""

@@ -166,6 +166,9 @@ FOR_LANES = {"plan_cache_mode": "force_generic_plan"} | {
     f"enable_{way}": "off" for way in ("seqscan", "bitmapscan", "mergejoin", "hashjoin")
 }
 
+# Pages are read in the order of an index, whatever the planner thinks: see signal_ledger_adapters.postgres.pages.
+FOR_QUESTIONS = {f"enable_{way}": "off" for way in ("seqscan", "bitmapscan", "sort")}
+
 
 async def set_up(driver: asyncpg.Connection, *, statement_timeout_s: float = 0.0, is_lane: bool = False) -> None:
     """Set what the lock order stands on, whatever the database's default is; the functions see to durability.
@@ -178,7 +181,7 @@ async def set_up(driver: asyncpg.Connection, *, statement_timeout_s: float = 0.0
         driver: The connection.
         statement_timeout_s: When the database ends a statement by itself, lest it works for nobody; 0 is never.
         is_lane: Whether it is kept for calls of the ledger's functions alone. Set here, their settings cost nothing; as
-            settings of the functions they are a tenth of a call.
+            settings of the functions they are a tenth of a call. Else it is kept for questions.
     """
     # To isinstance, every connection of asyncpg's is one of every class derived from it.
     if issubclass(type(driver), PooledConnection):
@@ -186,8 +189,7 @@ async def set_up(driver: asyncpg.Connection, *, statement_timeout_s: float = 0.0
         return
     settings = {"default_transaction_isolation": "'read committed'"} | unlimited(driver)
     settings["statement_timeout"] = str(min(round(statement_timeout_s * 1000), _STATEMENT_TIMEOUT_MAX_MS))
-    if is_lane:
-        settings |= FOR_LANES
+    settings |= FOR_LANES if is_lane else FOR_QUESTIONS
     await driver.execute(";".join(f"SET {name} = {value}" for name, value in settings.items()))
 
 

@@ -18,12 +18,12 @@ from signal_ledger.errors import SchemaError
 from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
 from signal_ledger_adapters.postgres.connection import connected, create_engine, dispose, driver_of
 from signal_ledger_adapters.postgres.schema import (
+    Index,
     Names,
     functions_digest,
     functions_sql,
     literal,
     migrations,
-    quote,
     triggers,
 )
 
@@ -97,6 +97,13 @@ END;
 $$;
 """
 
+# Not by to_regclass, which within a transaction may still know nothing of a schema that was made meanwhile.
+_HAS_SETTINGS = """
+SELECT EXISTS (
+    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = 'settings')
+"""
+
 # Every change of one gives it another xmin.
 _ROUTINES = """
 SELECT format('TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS thing, t.oid, t.xmin::text
@@ -122,6 +129,8 @@ type _Routines = Mapping[str, tuple[int, str]]
 async def migrate(url: URL, names: Names, *, testing: bool = False) -> int:
     """Bring the schema up to this version, in one transaction. Does nothing if it is.
 
+    New indexes on tables that may be large are made before it, while everybody works on.
+
     Args:
         url: The database.
         names: Where things are to be.
@@ -137,6 +146,7 @@ async def migrate(url: URL, names: Names, *, testing: bool = False) -> int:
     engine = create_engine(url, names)
     try:
         await Asking(engine, TIMEOUT_S).require_sessions()
+        await _make_indexes(engine, names)
         deadlocks = 0
         while True:
             try:
@@ -207,6 +217,46 @@ def script(names: Names) -> str:
     )
     parts = [_REQUIRE, _REGISTER, _OBAN_PREFIX, *[step.sql for step in steps], functions_sql(), settings]
     return "\n".join(names.put_into(part.strip("\n") + "\n") for part in parts)
+
+
+async def _make_indexes(engine: AsyncEngine, names: Names) -> None:
+    """Make the indexes of the steps to come on the tables that are there, concurrently. Outside of a transaction."""
+    async with connected(engine) as connection, _rights_required(names):
+        driver = await driver_of(connection)
+        found = await _settings(driver, names)
+        if found is None:
+            return
+        wanted = [
+            index
+            for step in migrations()[found["version"] :]
+            for index in step.indexes
+            if await driver.fetchval("SELECT to_regclass($1) IS NOT NULL", names.put_into(index.table))
+        ]
+        if not wanted:
+            return
+        _check_owner(found, names)
+        await driver.execute("SET statement_timeout = 0; SET lock_timeout = 0")
+        # One at a time. Asked again and again: who waits inside of the database, the index would wait for.
+        while not await driver.fetchval("SELECT pg_try_advisory_lock(hashtext('signal_ledger.indexes'))"):  # noqa: ASYNC110
+            await asyncio.sleep(_GIVE_WAY_S)
+        try:
+            for index in wanted:
+                await _make_index(driver, names, index)
+        finally:
+            await driver.execute("SELECT pg_advisory_unlock(hashtext('signal_ledger.indexes'))")
+
+
+async def _make_index(driver: asyncpg.Connection, names: Names, index: Index) -> None:
+    is_valid = await driver.fetchval(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", names.put_into(index.qualified_name)
+    )
+    if is_valid:
+        return
+    if is_valid is not None:
+        # Left behind by one who was interrupted.
+        await driver.execute(names.put_into(f"DROP INDEX CONCURRENTLY {index.qualified_name}"))
+    logger.info("making the index %s; everybody works on meanwhile", index.name)
+    await driver.execute(names.put_into(index.concurrently))
 
 
 async def _migrate_once(engine: AsyncEngine, names: Names, *, testing: bool) -> int:
@@ -290,7 +340,7 @@ async def _routines(driver: asyncpg.Connection, names: Names) -> _Routines:
 
 
 async def _settings(driver: asyncpg.Connection, names: Names) -> asyncpg.Record | None:
-    if not await driver.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{quote(names.schema)}.settings"):
+    if not await driver.fetchval(_HAS_SETTINGS, names.schema):
         return None
     return await driver.fetchrow(names.put_into("SELECT * FROM ledger.settings"))
 

@@ -12,6 +12,9 @@ from importlib.resources.abc import Traversable
 _PLACEHOLDER = re.compile(r"\b(?:ledger|oban)\.(?=[a-z])|<'?(?:ledger|oban)'?>|\$\$")
 
 
+_INDEX = re.compile(r"^CREATE INDEX IF NOT EXISTS (\w+) ON (ledger\.\w+) [^;]*", re.MULTILINE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
     """Where things are.
@@ -47,6 +50,31 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """An index that a step makes on a table which may be large.
+
+    Args:
+        name: Its name.
+        table: Its table, with the placeholder of the schema.
+        sql: What makes it, with placeholders.
+    """
+
+    name: str
+    table: str
+    sql: str
+
+    @property
+    def qualified_name(self) -> str:
+        """Its name with the placeholder of its schema."""
+        return f"ledger.{self.name}"
+
+    @property
+    def concurrently(self) -> str:
+        """What makes it while others write to the table; outside of a transaction."""
+        return self.sql.replace("CREATE INDEX IF NOT EXISTS", "CREATE INDEX CONCURRENTLY", 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
     """A step from one version of the tables to the next.
 
@@ -59,6 +87,11 @@ class Migration:
     version: int
     name: str
     sql: str
+
+    @property
+    def indexes(self) -> list[Index]:
+        """The indexes that can be made before the step: those of which it says IF NOT EXISTS."""
+        return [Index(name=found[1], table=found[2], sql=found[0]) for found in _INDEX.finditer(self.sql)]
 
 
 @cache

@@ -65,6 +65,19 @@ waits = Table(
     Column("schema_version", Integer, nullable=False),
 )
 
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("turn", BigInteger, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("low", _Instant, nullable=False),
+    Column("high", _Instant, nullable=False),
+    Column("delivered", Integer, nullable=False),
+    Column("unnamed", Integer, nullable=False),
+    Column("peak", _Instant, nullable=False),
+    Column("crest", _Instant, nullable=False),
+)
+
 outbox = Table(
     "outbox",
     metadata,

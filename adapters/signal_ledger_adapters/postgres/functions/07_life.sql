@@ -358,6 +358,6 @@ BEGIN
         RAISE EXCEPTION 'signal_ledger L1: reset is refused, the ledger''s schema was not made with testing=True';
     END IF;
     TRUNCATE ledger.events, ledger.waits, ledger.cancels, ledger.repairs, ledger.outbox, ledger.steps, ledger.edges,
-        ledger.ends;
+        ledger.ends, ledger.blocks;
 END;
 $$;

@@ -1,0 +1,307 @@
+"""Pages of the log and of who waits: exact, and none dearer in a long log, whatever the planner thinks."""
+
+import asyncio
+import json
+from collections import Counter
+from datetime import timedelta
+from itertools import product
+
+import asyncpg
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
+
+from signal_ledger import ledger as ledgers
+from signal_ledger.ledger import Ledger
+from signal_ledger.ports import EventFilter
+from signal_ledger.stored import StoredEvent
+from signal_ledger_adapters.postgres.connection import to_url
+from signal_ledger_adapters.postgres.schema import Names
+from signal_ledger_adapters.postgres.store import PostgresStore
+from signal_ledger_adapters.queries import FEW_WAITS_MAX
+from tests.logs import BEGIN, MIXTURES, Mixture, questions, rows_of
+from tests.postgres.test_plans import EXPLAIN, looked_at
+
+LONG = 12_000
+QUESTIONS_A_LOG = 15
+
+TIMES = [{}, {"since": BEGIN + timedelta(minutes=5)}, {"until": BEGIN + timedelta(minutes=5)}]
+CHOICES = [
+    {},
+    {"kinds": {"closed"}},
+    {"kinds": {"delivered"}},
+    {"kinds": {"delivered", "closed", "timed_out"}},
+    {"channel": "rare"},
+    {"channel": ""},
+    {"channel": "", "kinds": {"delivered"}},
+    {"channel": "a", "kinds": {"delivered", "snoozed", "closed"}},
+    {"source": "rare"},
+    {"source": "rare", "channel": ""},
+    {"source": "rare", "kinds": {"delivered", "closed"}},
+]
+ASKED = [{**choice, **times} for choice, times in product(CHOICES, TIMES)]
+
+# What is rare comes in one stretch, so that the log is long beside it.
+MIXED = Mixture(seed=1, size=LONG, deliveries=0.5, unnamed=0.5, step=0.0)
+NO_DELIVERIES = Mixture(seed=1, size=LONG, deliveries=0.0, unnamed=0.5, step=0.0)
+NO_DEFAULT = Mixture(seed=1, size=LONG, deliveries=0.5, unnamed=0.0, step=0.0)
+
+COLUMNS = ", ".join(StoredEvent._fields)
+COPY_AT_ONCE = 400
+
+
+async def fill(url, rows, *, at_once=COPY_AT_ONCE, blocks=True):
+    """Put rows into the log, some in each transaction, and write their blocks."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("ALTER TABLE signal_ledger.events DISABLE TRIGGER append_in_turn")
+    for first in range(0, len(rows), at_once):
+        async with connection.transaction():
+            turn = await connection.fetchval("SELECT pg_current_xact_id()::text::bigint")
+            await connection.copy_records_to_table(
+                "events",
+                schema_name="signal_ledger",
+                columns=["turn", *StoredEvent._fields],
+                records=[(turn, *row) for row in rows[first : first + at_once]],
+            )
+    await connection.execute("ALTER TABLE signal_ledger.events ENABLE TRIGGER append_in_turn")
+    while blocks and await connection.fetchval("SELECT signal_ledger.write_blocks(3)"):
+        pass
+    await connection.close()
+
+
+# What is found
+
+
+@pytest.mark.timeout(900)
+def test_l4_every_question_is_answered_as_by_a_look_at_every_event(ledger_url, monkeypatch):
+    reached = Counter()
+
+    @settings(max_examples=30, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+    @given(MIXTURES, st.sampled_from([1, 7, 500]), st.sampled_from([100, 256, 5000]), st.booleans(), st.data())
+    def check(mixture, page, at_once, blocks, data):
+        monkeypatch.setattr(ledgers, "_PAGE", page)
+
+        async def answers():
+            rows = rows_of(mixture)
+            with psycopg.connect(ledger_url, autocommit=True) as connection:
+                connection.execute("SELECT signal_ledger.reset()")
+            await fill(ledger_url, rows, at_once=at_once, blocks=blocks)
+            store = await PostgresStore.open(to_url(ledger_url), Names())
+            ledger = Ledger(store, None)
+            everything = [recorded async for recorded in ledger.events()]
+            assert [(one.job_id, one.version) for one in everything] == [(row.job_id, row.version) for row in rows]
+            for _ in range(QUESTIONS_A_LOG):
+                asked = data.draw(questions(everything))
+                found = [recorded.cursor async for recorded in ledger.events(**asked)]
+                behind = [one.cursor for one in everything].index(asked["after"]) + 1 if asked["after"] else 0
+                wanted = EventFilter(**asked)
+                assert found == [one.cursor for one in everything[behind:] if wanted.matches(one)]
+                reached["answered"] += bool(found)
+                reached["in several pages"] += len(found) > page
+            await store.close()
+
+        asyncio.run(answers())
+
+    check()
+    assert reached["answered"] > 50
+    assert reached["in several pages"] > 5
+
+
+async def test_few_and_many_waits_that_end_are_listed_alike(bench):
+    count = FEW_WAITS_MAX + 5
+    add_waits(bench, "SELECT n, '', 5000 - n / 2, n FROM generate_series(0, %s) AS n", [count - 1])
+    ledger = Ledger(bench.store, None)
+    for ended, channel in product((3, FEW_WAITS_MAX, FEW_WAITS_MAX + 1, count), (None, "")):
+        read, after = [], None
+        while rows := await ledger.waiting(
+            deadline_before=BEGIN + timedelta(seconds=ended), limit=ended // 2 + 1, after=after, channel=channel
+        ):
+            read += [(row.since, row.job_id) for row in rows]
+            after = rows[-1].cursor
+        assert len(read) == ended
+        assert read == sorted(read)
+
+
+def add_waits(bench, waits, parameters=()):
+    """Add waits, given by job, channel, and the seconds of when they began and end."""
+    bench._connection.execute(
+        "INSERT INTO signal_ledger.waits (job_id, run, version, status, current, ordinal, since, deadline_at, "
+        "execution, waits, inboxes, schema_version) SELECT w.job_id, 1, 1, 'snoozed', w.channel, 1, "
+        "timestamptz '2026-01-01 00:00Z' + w.since * interval '1 s', "
+        "timestamptz '2026-01-01 00:00Z' + w.ends * interval '1 s', 1, '{}', '{}', 1 "
+        f"FROM ({waits}) AS w (job_id, channel, since, ends)",
+        parameters,
+    )
+
+
+# What is looked at
+
+
+class Seen:
+    """What the statements of a store look at in the tables, as the server tells by its notices."""
+
+    def __init__(self):
+        self.plans = []
+
+    @classmethod
+    async def of(cls, bench):
+        seen, engine = cls(), bench.store._engine
+        # Connections that are opened from now on.
+        await engine.dispose()
+        event.listen(engine.sync_engine, "connect", seen._connected)
+        return seen
+
+    def _connected(self, connection, _record):
+        connection.run_async(self._explain)
+
+    async def _explain(self, driver):
+        await driver.execute(EXPLAIN)
+        driver.add_log_listener(lambda _driver, notice: self._keep(notice))
+
+    def _keep(self, notice):
+        _, is_plan, plan = notice.message.partition("plan:\n")
+        if is_plan:
+            self.plans.append(json.loads(plan))
+
+    def rows(self):
+        return sum(rows for _, rows in looked_at(self))
+
+
+STATISTICS = ["none", "of an empty log", "of a short log", "of all"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("statistics", STATISTICS)
+@pytest.mark.parametrize("mixture", [MIXED, NO_DELIVERIES, NO_DEFAULT])
+async def test_a_page_looks_at_little_more_than_it_finds(bench, ledger_url, monkeypatch, mixture, statistics):
+    monkeypatch.setattr(ledgers, "_PAGE", 100)
+    run = bench._connection.execute
+    run("ALTER TABLE signal_ledger.events SET (autovacuum_enabled = false)")
+    run("ALTER TABLE signal_ledger.blocks SET (autovacuum_enabled = false)")
+    rows = rows_of(mixture)
+    short = 300 if statistics == "of a short log" else 0
+    await fill(ledger_url, rows[:short])
+    if statistics not in ("none", "of all"):
+        run("ANALYZE signal_ledger.events, signal_ledger.blocks")
+    await fill(ledger_url, rows[short:])
+    if statistics == "of all":
+        run("ANALYZE signal_ledger.events, signal_ledger.blocks")
+    seen, ledger = await Seen.of(bench), Ledger(bench.store, None)
+    middle = [recorded async for recorded in ledger.events(until=BEGIN + timedelta(minutes=2))][-1].cursor
+    for question, after in product(ASKED, (None, middle)):
+        if mixture is NO_DEFAULT and "source" in question and "channel" in question:
+            # Of a source all deliveries are looked at for their channel.
+            continue
+        seen.plans.clear()
+        async for _ in ledger.events(**question, after=after):
+            break
+        assert seen.plans
+        # A page of each of five kinds, and the blocks at both ends.
+        assert seen.rows() < 1500, (question, after, looked_at(seen))
+
+
+async def test_the_log_is_long_enough_to_tell_a_page_from_a_scan():
+    assert LONG > 5 * 1500
+
+
+@pytest.mark.parametrize("statistics", ["none", "of none", "of all"])
+async def test_pages_of_who_waits_are_as_dear_among_many(bench, statistics):
+    run = bench._connection.execute
+    run("ALTER TABLE signal_ledger.waits SET (autovacuum_enabled = false)")
+    if statistics == "of none":
+        run("ANALYZE signal_ledger.waits")
+    add_waits(
+        bench, "SELECT n, CASE mod(n, 1000) WHEN 0 THEN 'rare' ELSE '' END, n, 80000 FROM generate_series(1, 19999) n"
+    )
+    add_waits(bench, "SELECT n, 'rare', n, n + 1 FROM generate_series(20000, 20002) AS n")
+    if statistics == "of all":
+        run("ANALYZE signal_ledger.waits")
+    seen, ledger = await Seen.of(bench), Ledger(bench.store, None)
+    soon = BEGIN + timedelta(seconds=30_000)
+    first = (await ledger.waiting(limit=1))[0].cursor
+    for question, count in (
+        ({}, 100),
+        ({"channel": "rare"}, 22),
+        ({"channel": ""}, 100),
+        ({"deadline_before": soon}, 3),
+        ({"deadline_before": soon, "channel": "rare"}, 3),
+        ({"deadline_before": soon, "channel": ""}, 0),
+        # Most of them: they are met soon among all.
+        ({"deadline_before": BEGIN + timedelta(days=1)}, 100),
+    ):
+        for after in (None, first):
+            seen.plans.clear()
+            assert len(await ledger.waiting(**question, after=after)) == count
+            assert 0 < seen.rows() < FEW_WAITS_MAX + 200, (question, looked_at(seen))
+
+
+async def test_the_pages_of_a_long_stream_begin_where_they_do(bench, ledger_url, monkeypatch):
+    monkeypatch.setattr(ledgers, "_PAGE", 100)
+    rows = [row for row in rows_of(MIXED) if row.job_id == 1]
+    await fill(ledger_url, rows)
+    seen, ledger = await Seen.of(bench), Ledger(bench.store, None)
+    history = await ledger.history(1)
+    for place in (0, len(rows) // 2, len(rows) - 200):
+        seen.plans.clear()
+        async for recorded in ledger.events(job_id=1, after=history[place].cursor):
+            assert recorded.version == place + 2
+            break
+        assert 0 < seen.rows() < 150, looked_at(seen)
+
+
+# The blocks
+
+
+def blocks_of(bench):
+    return bench._connection.execute("SELECT * FROM signal_ledger.blocks ORDER BY turn, position").fetchall()
+
+
+async def findings(bench):
+    report = await Ledger(bench.store, None).verify()
+    return [str(finding) for finding in report.findings if finding.job_id is None]
+
+
+async def test_the_sweeper_writes_the_blocks_of_what_is_settled(bench, ledger_url):
+    rows = rows_of(Mixture(seed=3, size=1100, deliveries=0.5, unnamed=0.5, step=0.05))
+    await fill(ledger_url, rows[:255], blocks=False)
+    await bench.store.tick()
+    assert blocks_of(bench) == []
+    async with await psycopg.AsyncConnection.connect(ledger_url) as busy:
+        await busy.execute("SELECT pg_current_xact_id()")
+        await fill(ledger_url, rows[255:300], blocks=False)
+        await bench.store.tick()
+        assert blocks_of(bench) == []
+    await bench.store.tick()
+    [(_, position, low, high, delivered, unnamed, peak, crest)] = blocks_of(bench)
+    times = sorted(row.recorded_at for row in rows[:256])
+    assert (position, low, high, peak, crest) == (256, times[0], times[-1], times[-1], times[0])
+    assert delivered == sum(row.kind == "delivered" for row in rows[:256])
+    assert unnamed == sum(row.kind == "delivered" and row.channel == "" for row in rows[:256])
+    await fill(ledger_url, rows[300:], blocks=False)
+    await asyncio.gather(*[bench.store.tick() for _ in range(3)])
+    assert [block[1] for block in blocks_of(bench)] == [256, 512, 768, 1024]
+    assert await findings(bench) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [
+        ("UPDATE signal_ledger.blocks SET high = low WHERE position = 512", "_512"),
+        ("UPDATE signal_ledger.blocks SET delivered = 0 WHERE position = 768", "1 block that say otherwise"),
+        ("UPDATE signal_ledger.blocks SET peak = '2020-01-01' WHERE position = 256", "_256"),
+        ("DELETE FROM signal_ledger.blocks WHERE position = 512", "_768"),
+    ],
+)
+async def test_l3_altered_blocks_are_found_and_rebuilt(bench, ledger_url, sql, found):
+    await fill(ledger_url, rows_of(Mixture(seed=3, size=1100, deliveries=0.5, unnamed=0.5, step=0.05)))
+    before = blocks_of(bench)
+    assert len(before) == 4
+    bench._connection.execute(sql)
+    [told] = await findings(bench)
+    assert told.startswith("the log: L3 projection: expected blocks that say what the log holds")
+    assert found in told
+    await bench.store.rebuild()
+    assert blocks_of(bench) == before
+    assert await findings(bench) == []
