@@ -17,6 +17,7 @@ from signal_ledger import ledger as ledgers
 from signal_ledger.ledger import Ledger
 from signal_ledger.ports import EventFilter
 from signal_ledger.stored import StoredEvent
+from signal_ledger.testing.bench import take
 from signal_ledger_adapters.postgres.connection import to_url
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
@@ -249,6 +250,30 @@ async def test_the_pages_of_a_long_stream_begin_where_they_do(bench, ledger_url,
             assert recorded.version == place + 2
             break
         assert 0 < seen.rows() < 150, looked_at(seen)
+
+
+# What it costs those who write
+
+
+async def test_what_happens_to_a_wait_leaves_its_row_where_it_is(bench):
+    """Its updates are such that no index has to hear of them (HOT), as without indexes for auditors."""
+    job_id = await bench.insert()
+    execution = await bench.fetch(job_id)
+    await take(bench, job_id, execution)
+    run = bench._connection.execute
+    counts = (
+        "SELECT pg_stat_get_xact_tuples_updated(w), pg_stat_get_xact_tuples_hot_updated(w) "
+        "FROM (SELECT 'signal_ledger.waits'::regclass) AS waits (w)"
+    )
+    for what in ("snooze", "wake", "buffer"):
+        with bench._connection.transaction():
+            if what == "snooze":
+                assert await bench.sleep(job_id, execution)
+            else:
+                run("SELECT signal_ledger.signal(%s, '\\x836a')", [job_id])
+            [(updated, hot)] = run(counts).fetchall()
+            assert 0 < updated == hot, what
+    assert [recorded.outcome for recorded in await bench.store.history(job_id)] == [None, None, "woken", "buffered"]
 
 
 # The blocks

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from signal_ledger.events import Kind
 from signal_ledger.evolve import fold
 from signal_ledger.jobs import JobState
 from signal_ledger.ledger import Ledger
@@ -151,6 +153,35 @@ class LogContract:
         assert await seen(ledger.events(channel="")) == everything[1:]
         [one] = await ledger.history(first)
         assert await seen(ledger.events(after=one.cursor)) == everything[1:]
+
+    async def test_events_are_found_by_their_time_whatever_the_clock_has_done(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        job_ids = [await bench.insert() for _ in range(5)]
+        for number in range(15):
+            # Three seconds on, and seven back now and then.
+            bench.clock.advance(-7 if number % 4 == 3 else 3)
+            await bench.signaller.send(job_ids[number % 5], number, channel="c" if number % 3 else None)
+        everything = [recorded async for recorded in ledger.events()]
+        times = [recorded.recorded_at for recorded in everything]
+        assert times != sorted(times)
+        for since in [None, *times]:
+            for until in [None, *times[::3]]:
+                wanted = EventFilter(since=since, until=until, channel="c", kinds=frozenset({Kind.DELIVERED}))
+                read: list[RecordedEvent] = []
+                while page := await bench.store.page(replace(wanted, after=read[-1].cursor if read else None), 4):
+                    read += page
+                assert read == [recorded for recorded in everything if wanted.matches(recorded)]
+
+    async def test_a_page_of_a_stream_begins_behind_any_cursor(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        first, second = await bench.insert(), await bench.insert()
+        for number in range(6):
+            await bench.signaller.send(first if number % 2 else second, number)
+        everything = [recorded async for recorded in ledger.events()]
+        for place, recorded in enumerate(everything, start=1):
+            for job_id in (first, second):
+                page = await bench.store.page(EventFilter(job_id=job_id, after=recorded.cursor), 2)
+                assert page == [other for other in everything[place:] if other.job_id == job_id][:2]
 
     async def test_l4_following_the_log_sees_what_was_and_what_comes(self, bench: Bench) -> None:
         ledger = Ledger(bench.store, None)
