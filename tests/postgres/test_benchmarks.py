@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import audit, audit_logs, flow, idle, log_size, oban_engine, postgres, where
 from benchmarks import cluster as bench_cluster
-from benchmarks import flow, idle, log_size, oban_engine, postgres, where
 from benchmarks.options import Options
 from benchmarks.usage import Usage
-from signal_ledger import open_ledger
+from signal_ledger import lite, open_ledger
 from tests.eventually import eventually
 
 
@@ -95,3 +95,29 @@ async def test_the_benchmark_of_workflows_runs(options, monkeypatch):
     figures = await flow.flow(replace(options, steps=5))
     assert len(figures) == 8
     assert all(figure.value > 0 for figure in figures)
+
+
+@pytest.mark.timeout(240)
+async def test_the_benchmark_of_the_audit_runs(options, monkeypatch):
+    monkeypatch.setattr(audit, "REPEATS", 1)
+    figures = await audit.audit(replace(options, audited=(400, 4000), waits=100, verified=(400,)))
+    assert {figure.unit for figure in figures} == {"ms", "µs/event", "MiB more"}
+    assert all(figure.value > 0 for figure in figures if figure.unit != "MiB more")
+
+
+async def test_the_logs_that_auditors_ask_answer_alike(tmp_path, cluster, ledger_url, monkeypatch):
+    monkeypatch.setattr(audit_logs, "JOBS_AT_ONCE", 300)
+    monkeypatch.setattr(audit_logs, "RARE", 20)
+    async with lite(f"sqlite:///{tmp_path}/log.db", queues={}):
+        audit_logs.fill_sqlite(tmp_path / "log.db", 4000, 100)
+    await audit_logs.fill_postgres(ledger_url, 4000, 100)
+    answers = []
+    for url in (f"sqlite:///{tmp_path}/log.db", ledger_url):
+        async with open_ledger(url, read_only=True) as ledger:
+            counts = {}
+            for name, ask in audit.questions(4000).items():
+                found = await ask(ledger)
+                counts[name] = found if isinstance(found, int) else len(found) if isinstance(found, list) else found
+            answers.append(counts)
+    assert answers[0] == answers[1]
+    assert answers[0]["events, rare source"] == answers[0]["waiting, rare channel"] == 20
