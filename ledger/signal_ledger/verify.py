@@ -43,8 +43,8 @@ class Report:
     Args:
         events: How many events were checked.
         streams: How many streams they are in.
-        findings: What is wrong, in the order of the jobs, then what is about the whole log; the first ones, if there are
-            very many.
+        findings: What is wrong, in the order of the jobs, then what is about the whole log; of very many, the first
+            ones.
         found: How many findings there are.
     """
 
