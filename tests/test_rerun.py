@@ -398,3 +398,13 @@ def test_leaving_the_debugger_ends_the_rerun(tmp_path):
     done = debug(tmp_path, "q")
     assert done.returncode != 0
     assert "open since" not in done.stdout
+
+
+async def test_an_attempt_of_which_the_row_alone_tells_is_noted():
+    row = replace(JOB_ROW, state="retryable", attempt=2)
+    report = await rerun(Asking, history(*ASKED, row=row))
+    assert report.attempt == 1
+    assert "The job's row is at attempt 2." in str(report)
+    report = await rerun(Asking, history(*ASKED, row=row), attempt=2)
+    assert report.attempt == 2
+    assert "at attempt" not in "".join(report.notes)

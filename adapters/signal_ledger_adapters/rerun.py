@@ -33,7 +33,7 @@ async def rerun(
 ) -> RerunReport:
     """Run a worker's `process` once on a recorded history: to debug an incident, and to test that it is over.
 
-    Each await returns or raises what it did then. Nothing is written and no database is reached: signals and jobs that
+    Each await returns or raises what it did then. Nothing is written, and no database is needed: signals and jobs that
     `process` would send or enqueue are listed in the report. It stops at the first await without an outcome, and where
     `process` asks for something that the history does not hold: then the code has changed, or it is not deterministic.
     The other effects of `process`, such as calls of other services, are its own: patch them.
@@ -97,7 +97,7 @@ async def rerun(
         result=result,
         result_text=_text(result),
         error=error,
-        notes=_notes(worker, whole.job),
+        notes=_notes(worker, whole.job, job.attempt),
     )
 
 
@@ -222,7 +222,13 @@ def _text(result: object) -> str:
             return f"a value of type {type(result).__name__}"
 
 
-def _notes(worker: type, row: RecordedJob | None) -> list[str]:
-    if row is None or row.worker == path_of(worker):
+def _notes(worker: type, row: RecordedJob | None, attempt: int) -> list[str]:
+    if row is None:
         return []
-    return [f"The job's worker was {row.worker}."]
+    notes = [] if row.worker == path_of(worker) else [f"The job's worker was {row.worker}."]
+    if row.state in ("executing", "retryable") and row.attempt > attempt:
+        notes.append(
+            f"The job's row is at attempt {row.attempt}. An attempt that asks for nothing new leaves no events: "
+            f"attempt={row.attempt} runs that one."
+        )
+    return notes

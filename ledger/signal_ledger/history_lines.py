@@ -5,6 +5,7 @@ are left out. Whatever is read is checked to the last column: what does not fit 
 """
 
 import json
+import math
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -140,13 +141,28 @@ def _plain(value: object) -> object:
 
 def _read(line: str, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(line, parse_constant=_no_constant)
+        found = json.loads(line, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         # The parser's own message tells where, but a line that was cut is best told as what it is.
-        raise ValueError(f"expected {what} as one object of JSON, got something else; was the line cut?") from None
+        raise ValueError(
+            f"expected {what} as one object of JSON, got something else; was the line cut, or is a name there twice?"
+        ) from None
     if not isinstance(found, dict):
         raise ValueError(f"expected {what} as one object of JSON, got {_type(found)}")  # noqa: TRY004 - bad content
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two readers of one line must not see two values of one name."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text)
 
 
 def _no_constant(_name: str) -> NoReturn:

@@ -31,6 +31,7 @@ from signal_ledger.recorded_job import RecordedJob
 from signal_ledger.steps import SeenStep, Step, see
 from signal_ledger.stored import StoredEvent
 from signal_ledger.story import fold_workflow
+from signal_ledger.turns import give_way
 from signal_ledger.unit import Operation
 from signal_ledger.wait_state import Status, WaitState
 
@@ -264,6 +265,7 @@ class MemoryStore:
 
     async def transact[R](self, operation: Operation[EmbeddedUnit, R]) -> R:
         """Run an operation. It raises before it writes, so that there is nothing to roll back."""
+        await give_way()
         result = operation.run(MemoryUnit(self._tables, self._clock()))
         self._changes += 1
         self._grown.set()

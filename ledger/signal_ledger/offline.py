@@ -17,6 +17,7 @@ from signal_ledger.commands import Deliver
 from signal_ledger.decisions import DeliverReply, Ignored
 from signal_ledger.names import JobId, SignalId, public_channel
 from signal_ledger.operations import DeliverCall
+from signal_ledger.turns import give_way
 
 IGNORED = "rerun: nothing is sent"
 """The reason in the receipts of signals that a rerun did not send."""
@@ -80,6 +81,7 @@ class Notebook:
 
     async def deliver(self, call: DeliverCall, *, timeout_s: float) -> list[DeliverReply]:  # noqa: ARG002
         """Take the signals down; each is ignored."""
+        await give_way()
         for delivery in call.deliveries:
             self.signals.append(
                 UnsentSignal(

@@ -109,7 +109,9 @@ class OpenAwait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerunReport:
-    """What became of a rerun. ``str()`` tells it to people, without payloads.
+    """What became of a rerun. ``str()`` tells it to people.
+
+    It shows no payloads by itself; the text of an exception, or of a ``Cancel``, is the worker's own.
 
     Args:
         worker: The worker that was run.
@@ -137,7 +139,7 @@ class RerunReport:
     attempt: int
     ended: RerunEnd
     result: object = field(default=None, repr=False)
-    error: BaseException | None = None
+    error: BaseException | None = field(default=None, repr=False)
     stopped_at: OpenAwait | None = None
     divergence: str | None = None
     awaits: tuple[ReplayedAwait, ...] = ()

@@ -7,6 +7,7 @@ Nothing in `process` can keep it from that (promise W11), and the room has noted
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from signal_ledger.causes import Cause
 from signal_ledger.codec import decode
 from signal_ledger.commands import Take
 from signal_ledger.decisions import GotSignal, GotTimeout, MustSnooze, TakeReply
@@ -22,6 +23,7 @@ from signal_ledger.plan import Plan
 from signal_ledger.ports import LiveWait
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger.rerun_report import Got, OpenAwait, ReplayedAwait, RerunEnd, RerunReport, await_name, error_text
+from signal_ledger.turns import give_way
 
 type Wait = tuple[str, int]
 """A channel, as stored, and an ordinal."""
@@ -60,6 +62,7 @@ class RecordedRun:
         self.plan: Plan | None = None
         """The step that the job is in this run, if it is one."""
         self.closed: RecordedEvent | None = None
+        self.cause: Cause | None = None
         self.last_wait_version = 0
         self.last_execution = NO_EXECUTION
         self.attempt: int | None = None
@@ -81,8 +84,8 @@ class RecordedRun:
                 self.outcomes[wait] = _outcome(recorded, event, history)
             case Planned(plan=plan):
                 self.plan = plan
-            case Closed():
-                self.closed = recorded
+            case Closed(cause=cause):
+                self.closed, self.cause = recorded, cause
             case _:
                 return
         if isinstance(event, Awaited | Snoozed | Consumed | TimedOut):
@@ -174,6 +177,7 @@ class RecordedRoom:
         """The awaits, in the order in which they were asked for."""
         self.stopped_at: OpenAwait | None = None
         self.divergence: str | None = None
+        self._begun: set[Wait] = set()
 
     @property
     def is_closing(self) -> bool:
@@ -191,6 +195,9 @@ class RecordedRoom:
     async def take(self, take: Take) -> TakeReply:
         """Answer as the log has it, or end the execution."""
         wait = take.channel, take.ordinal
+        self._begun.add(wait)
+        # Another task of process may have its turn now, and give this await up.
+        await give_way()
         outcome = self._unasked.pop(wait, None)
         if outcome is not None:
             self.asked.append(outcome.told)
@@ -214,7 +221,8 @@ class RecordedRoom:
     @property
     def missed(self) -> str | None:
         """What a process that has ended should have asked for; None if nothing."""
-        waits: list[ReplayedAwait | OpenAwait] = [*self.unasked, *self._run.opened.values()]
+        opened = [told for wait, told in self._run.opened.items() if wait not in self._begun]
+        waits: list[ReplayedAwait | OpenAwait] = [*self.unasked, *opened]
         if not waits:
             return None
         first, *others = waits
@@ -323,7 +331,12 @@ def to_report(
     if divergence is not None or room.stopped_at is not None:
         # Whatever process made of it on its way out: it was ended.
         result, error = None, None
-    elif (missed := room.missed) is not None:
+    elif (missed := room.missed) is None:
+        pass
+    elif error is not None and (run.closed is None or run.cause is Cause.DISCARDED):
+        # What failed then may have been just this, in an attempt that left no events.
+        notes = [*notes, f"It raised before it asked for {missed}. An attempt that failed there would leave no events."]
+    else:
         did = f"returned {result_text}" if error is None else f"raised {error_text(error)}"
         divergence = f"{did}, without asking for {missed}"
     if divergence is not None:
@@ -348,7 +361,7 @@ def to_report(
         signals=tuple(notebook.signals),
         jobs=tuple(notebook.jobs),
         notes=(*notes, *room.notes),
-        cause=None if closed is None else closed.cause,
+        cause=run.cause,
         cause_version=None if closed is None else closed.version,
         result_text=result_text,
     )

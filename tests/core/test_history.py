@@ -353,3 +353,12 @@ def test_l7_whatever_happens_to_a_byte_of_a_file_is_refused_or_makes_no_differen
     # The checksums are of the log: they cover neither the job's row nor where an event lies in the whole log.
     assert [to_row(event) for event in loaded] == [to_row(event) for event in history()][: len(loaded)]
     assert all(isinstance(event, RecordedEvent) for event in loaded)
+
+
+def test_a_name_that_is_there_twice_and_a_number_without_an_end_are_refused():
+    lines = list(history().to_lines())
+    twice = lines[1].replace("{", '{"kind":"delivered",', 1)
+    with pytest.raises(ValueError, match=r"line 2: expected .* or is a name there twice\?"):
+        History.from_lines([lines[0], twice, *lines[2:]])
+    with pytest.raises(ValueError, match="line 1: expected"):
+        History.from_lines([lines[0].replace('"args":{', '"args":{"x":1e999,')])

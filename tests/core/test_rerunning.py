@@ -433,3 +433,42 @@ async def test_the_report_tells_it_all_to_people():
         f"  2. await 1 on the default channel: timed out, {DATES} (event 5)",
     ]
     assert report.cause is Cause.COMPLETED
+
+
+async def test_an_exception_before_an_await_that_the_run_never_ended_is_what_may_have_failed_then():
+    async def fail():
+        raise ConnectionError("no route")
+
+    discarded = closed("discarded", execution=3)
+    for events in ([*APPROVED, *LATE, (67, discarded)], [*APPROVED, *LATE]):
+        report = await rerun(fail, *events)
+        assert (report.ended, report.ok, type(report.error)) == ("raised", True, ConnectionError)
+        assert len(report.unasked) == 2
+        assert "An attempt that failed there would leave no events." in str(report)
+
+
+async def test_w11_concurrent_awaits_are_served_in_call_order():
+    async def panel():
+        async def desk(count):
+            return [await await_signal(channel="approval") for _ in range(count)]
+
+        return await asyncio.gather(desk(2), desk(1))
+
+    events = [(0, sent(name, name, channel="approval")) for name in ("a", "b", "c")]
+    events += [(1, consumed(name, place, place, channel="approval")) for place, name in enumerate("abc", start=1)]
+    report = await rerun(panel, *events)
+    assert report.result == [["a", "c"], ["b"]]
+
+
+async def test_an_await_that_is_given_up_at_once_as_it_was_then_does_not_stop_the_rerun():
+    async def first_of_two():
+        tasks = [asyncio.create_task(await_signal(channel=channel)) for channel in ("approval", "refusal")]
+        done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
+        return done == {tasks[0]}
+
+    given_up = (3, awaited(channel="refusal", execution=2))
+    for events in ([*APPROVED, given_up, (4, closed(execution=2))], [*APPROVED, (4, closed(execution=2))]):
+        report = await rerun(first_of_two, *events)
+        assert (report.ended, report.result) == ("returned", True)

@@ -274,3 +274,31 @@ async def test_a_long_story_is_told_from_its_end():
     lines = str(it).splitlines()
     assert (len(lines), lines[1]) == (42, "   (… 21 events before these)")
     assert "closed" in lines[-1]
+
+
+@worker()
+class Panel:
+    async def process(self, job):
+        async def desk(count):
+            return [await await_signal(channel="votes") for _ in range(count)]
+
+        return await asyncio.gather(desk(2), desk(1))
+
+
+async def test_w11_concurrent_awaits_are_served_in_call_order_in_memory_as_on_a_file(tmp_path):
+    signals = [testing.Signal(vote, channel="votes") for vote in "abc"]
+    for url in (None, f"sqlite:///{tmp_path}/panel.db"):
+        async with testing.engine(url) as engine:
+            it = await engine.run(Panel, signals=signals)
+            assert it.result == [["a", "c"], ["b"]], url
+
+
+async def test_as_many_executions_as_are_allowed_are_no_error():
+    async with testing.engine(executions_max=2) as engine:
+        for _ in range(2):
+            await Panel.enqueue()
+        assert await engine.drain() == 2
+        for _ in range(3):
+            await Panel.enqueue()
+        with pytest.raises(RuntimeError, match="expected the jobs to come to rest"):
+            await engine.drain()

@@ -10,6 +10,7 @@ from oban._query import Query, _insert_jobs
 from oban.job import JobState
 
 from signal_ledger.offline import Notebook, current_notebook, offline_error
+from signal_ledger.turns import give_way
 from signal_ledger_adapters.oban_api.chain import chain
 
 type Insert = Callable[[Query, list[Job], Any], Awaitable[list[Job]]]
@@ -24,10 +25,13 @@ def hook_offline() -> None:
     if getattr(get_instance, _WRAPPED, False):
         return
 
-    @functools.wraps(get_instance.__func__)
+    # A test of an application may have put a function of its own there.
+    original = getattr(get_instance, "__func__", None) or (lambda _cls, name: get_instance(name))
+
+    @functools.wraps(original)
     def wrapped(cls: type[Oban], name: str = "Oban") -> Any:  # noqa: ANN401 - an Oban, or what stands for one
         notebook = current_notebook()
-        return get_instance.__func__(cls, name) if notebook is None else _OfflineOban(notebook)
+        return original(cls, name) if notebook is None else _OfflineOban(notebook)
 
     setattr(wrapped, _WRAPPED, True)
     setattr(Oban, "get_instance", classmethod(wrapped))  # noqa: B010 - checkers know another type
@@ -50,7 +54,10 @@ def take_down(notebook: Notebook, jobs: Iterable[Job]) -> list[Job]:
 
 async def _insert(previous: Insert, query: Query, jobs: list[Job], conn: Any = None) -> list[Job]:  # noqa: ANN401
     notebook = current_notebook()
-    return await previous(query, jobs, conn) if notebook is None else take_down(notebook, jobs)
+    if notebook is None:
+        return await previous(query, jobs, conn)
+    await give_way()
+    return take_down(notebook, jobs)
 
 
 class _OfflineOban:
@@ -71,6 +78,7 @@ class _OfflineOban:
     async def enqueue_many(self, jobs_or_first: Iterable[Job] | Job, /, *rest: Job, conn: object = None) -> list[Job]:
         """Take jobs down, also those that would have been inserted in a transaction of the caller's."""
         del conn
+        await give_way()
         jobs = [jobs_or_first] if isinstance(jobs_or_first, Job) else jobs_or_first
         return take_down(self._notebook, [*jobs, *rest])
 

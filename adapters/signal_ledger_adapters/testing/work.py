@@ -105,7 +105,7 @@ class Work:
                 _raise(performed, performed.result)
         self._by_job[job_id, job.worker] += 1
         self.total += 1
-        if self.total >= self._executions_max:
+        if self.total > self._executions_max:
             raise RuntimeError(self._unsettled())
 
     def _unsettled(self) -> str:
