@@ -96,12 +96,14 @@ async def verify(
     events = streams = 0
     total = 0 if progress is None else await snapshot.newest_position()
     repairs = await snapshot.repairs()
-    states, steps = _States(snapshot.states()), _Steps(snapshot.steps(), frozenset(repairs))
+    states = _States(snapshot.states(), findings)
+    steps = _Steps(snapshot.steps(), findings, frozenset(repairs))
     check: StreamCheck | None = None
     async for _, row in snapshot.rows():
         if check is None or check.job_id != row.job_id:
             if check is not None:
-                findings.add([*await states.compare(check), *await steps.compare(check)])
+                await states.compare(check)
+                await steps.compare(check)
             check = StreamCheck(JobId(row.job_id))
             streams += 1
         findings.add(check.check(row))
@@ -109,8 +111,10 @@ async def verify(
         if progress is not None and events % PROGRESS_EVERY == 0:
             progress(Progress(events=events, total=total, streams=streams, found=findings.count))
     if check is not None:
-        findings.add([*await states.compare(check), *await steps.compare(check)])
-    findings.add([*await states.without_events(), *await steps.without_events()])
+        await states.compare(check)
+        await steps.compare(check)
+    await states.finish()
+    await steps.finish()
     findings.add(_repair(job_id) for job_id in repairs)
     if wrong := await snapshot.wrong_blocks():
         findings.add([_wrong_blocks(wrong)])
@@ -138,14 +142,15 @@ class _InStep[T: tuple[Any, ...]]:
 
     Args:
         stored: Tuples that begin with a job.
+        findings: What is wrong with them is added to these.
         what: What is stored, for findings.
     """
 
-    def __init__(self, stored: AsyncIterator[T], what: str) -> None:
+    def __init__(self, stored: AsyncIterator[T], findings: _Findings, what: str) -> None:
         self._stored = stored
+        self._findings = findings
         self._what = what
         self._next: T | None = None
-        self._findings: list[Finding] = []
 
     async def take(self, job_id: JobId) -> T | None:
         """Return what is stored for a job."""
@@ -155,20 +160,14 @@ class _InStep[T: tuple[Any, ...]]:
         found, self._next = self._next, None
         return found
 
-    async def without_events(self) -> list[Finding]:
-        """Report what is stored for jobs that have no stream."""
+    async def finish(self) -> None:
+        """Report what is left: it is stored for jobs that have no stream."""
         await self._advance_to(None)
-        return self.take_findings()
 
     def report(self, job_id: JobId, expected: str, found: str) -> None:
-        """Note a finding."""
+        """Add a finding."""
         finding = Finding(job_id=job_id, version=None, rule="L3 projection", expected=expected, found=found)
-        self._findings.append(finding)
-
-    def take_findings(self) -> list[Finding]:
-        """Return what was noted since."""
-        findings, self._findings = self._findings, []
-        return findings
+        self._findings.add([finding])
 
     async def _advance_to(self, job_id: JobId | None) -> None:
         if self._next is None:
@@ -181,16 +180,15 @@ class _InStep[T: tuple[Any, ...]]:
 class _States(_InStep[tuple[JobId, WaitState | None]]):
     """The stored wait states."""
 
-    def __init__(self, states: AsyncIterator[tuple[JobId, WaitState | None]]) -> None:
-        super().__init__(states, "a state")
+    def __init__(self, states: AsyncIterator[tuple[JobId, WaitState | None]], findings: _Findings) -> None:
+        super().__init__(states, findings, "a state")
 
-    async def compare(self, check: StreamCheck) -> list[Finding]:
+    async def compare(self, check: StreamCheck) -> None:
         """Compare the stored state of a stream to its fold."""
         stored = await self.take(check.job_id)
         if check.state is not None and (stored is None or stored[1] != check.state):
             found = "nothing" if stored is None else _describe(stored[1])
             self.report(check.job_id, _describe(check.state), found)
-        return self.take_findings()
 
 
 class _Steps(_InStep[StoredStep]):
@@ -198,19 +196,19 @@ class _Steps(_InStep[StoredStep]):
 
     Args:
         steps: The steps.
+        findings: What is wrong with them is added to these.
         repairs: Jobs whose streams lack an event: what became of them is not in the log yet.
     """
 
-    def __init__(self, steps: AsyncIterator[StoredStep], repairs: frozenset[JobId]) -> None:
-        super().__init__(steps, "a step")
+    def __init__(self, steps: AsyncIterator[StoredStep], findings: _Findings, repairs: frozenset[JobId]) -> None:
+        super().__init__(steps, findings, "a step")
         self._repairs = repairs
 
-    async def compare(self, check: StreamCheck) -> list[Finding]:
+    async def compare(self, check: StreamCheck) -> None:
         """Compare a stored step to what its stream tells."""
         stored = await self.take(check.job_id)
         if check.state is not None and check.job_id not in self._repairs:
             self._compare(check.job_id, check.step, stored)
-        return self.take_findings()
 
     def _compare(self, job_id: JobId, told: StepStory, stored: StoredStep | None) -> None:
         if stored is None:

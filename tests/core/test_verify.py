@@ -1,6 +1,7 @@
 """`verify` names what is wrong (promises L1, L3, L7, and the rules that the log must bear out)."""
 
 import dataclasses
+import tracemalloc
 
 import pytest
 
@@ -398,3 +399,17 @@ async def test_l3_blocks_that_are_not_what_the_log_tells_are_found():
         "the log: L3 projection: expected blocks that say what the log holds, found 2 blocks that say otherwise, the "
         "first up to p256"
     )
+
+
+async def test_states_without_streams_take_no_memory_but_for_the_findings_that_are_kept():
+    class Orphans(Log):
+        async def states(self):
+            for number in range(20_000):
+                yield number, None
+
+    tracemalloc.start()
+    report = await verify(Orphans(), findings_max=10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (report.found, len(report.findings)) == (20_000, 10)
+    assert peak < 500_000

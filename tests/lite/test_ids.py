@@ -1,5 +1,6 @@
 """The id of a job whose transaction was rolled back is not given again: a signal to it reaches nobody else's."""
 
+import asyncio
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -78,3 +79,42 @@ async def test_the_ids_of_transactions_that_commit_have_no_gaps(engine, path):
             job = await engine.enqueue(Job("shop.Purchase"), conn=conn)
             await conn.commit()
         assert (job.id, (await engine.enqueue(Job("shop.Purchase"))).id) == (2 * number - 1, 2 * number)
+
+
+async def test_transactions_that_wait_for_one_another_give_different_ids(engine, path):
+    async with aiosqlite.connect(path) as first, aiosqlite.connect(path) as second:
+        await first.execute("CREATE TABLE own (x)")
+        await first.commit()
+        for _ in range(20):
+            await first.execute("INSERT INTO own VALUES (1)")
+            waiting = asyncio.create_task(engine.enqueue(Job("shop.B"), conn=second))
+            # Until it has asked for the file and its statement waits inside of SQLite, or is about to.
+            await asyncio.sleep(0.01)
+            lost = await engine.enqueue(Job("shop.A"), conn=first)
+            await first.rollback()
+            other = await waiting
+            await second.commit()
+            assert lost.id != other.id
+
+
+async def test_an_engine_closes_while_a_transaction_that_enqueued_is_open(url, path):
+    async with aiosqlite.connect(path) as conn:
+        async with asyncio.timeout(10):
+            async with lite(url, queues={}) as engine:
+                job = await engine.enqueue(Job("shop.A"), conn=conn)
+        await conn.commit()
+    async with lite(url, queues={}) as engine:
+        assert (await engine.get_job(job.id)).state == "available"
+
+
+async def test_ids_are_counted_on_from_the_jobs_that_are_there_whatever_sqlite_remembers(engine, path):
+    for _ in range(3):
+        await engine.enqueue(Job("shop.A"))
+    async with aiosqlite.connect(path) as conn:
+        await conn.execute("DELETE FROM sqlite_sequence WHERE name = 'oban_jobs'")
+        await conn.commit()
+        assert (await engine.enqueue(Job("shop.A"))).id == 4
+        await conn.execute("DELETE FROM sqlite_sequence WHERE name = 'oban_jobs'")
+        await conn.commit()
+        assert (await engine.enqueue(Job("shop.A"), conn=conn)).id == 5
+        await conn.commit()

@@ -480,6 +480,37 @@ async def test_f3_steps_taken_up_in_the_transaction_of_their_end_are_not_cancell
     assert await kinds(bench, held) == ["planned", "cascaded", "closed", "planned", "released"]
 
 
+async def test_f5_rebuilding_keeps_the_end_of_a_dep_that_came_while_its_dependant_was_retried(bench, admin, connect):
+    failed, dep, other = insert(admin, meta("failed")), insert(admin, meta("dep")), insert(admin, meta("other"))
+    held = insert(admin, meta("held", "failed", "dep", "other"), "suspended")
+    admin.execute(MARK, ["cancelled", [failed]])
+    acknowledging = connect()
+    acknowledging.execute(MARK, ["completed", [dep]])
+    await bench.store.retry_steps("w", ["failed", "held"])
+    acknowledging.commit()
+    await bench.store.rebuild()
+    admin.execute(MARK, ["completed", [failed]])
+    admin.execute(MARK, ["completed", [other]])
+    assert state(admin, held) == "available"
+
+
+async def test_f5_rebuilding_cancels_nobody_that_came_while_a_dep_was_taken_up_again(bench, admin, connect, ledger_url):
+    dep, held = insert(admin, meta("dep")), insert(admin, meta("held", "dep"), "suspended")
+    admin.execute(MARK, ["cancelled", [dep]])
+    gate, other = connect(), connect()
+    gate.execute("SELECT FROM signal_ledger.edges WHERE dep = 'dep' FOR UPDATE")
+    retrying = asyncio.create_task(bench.store.retry_steps("w", ["dep", "held"]))
+    await eventually(lambda: waiting_backends(ledger_url) == 1)
+    coming = asyncio.create_task(asyncio.to_thread(insert, other, meta("late", "dep"), "suspended"))
+    await eventually(lambda: waiting_backends(ledger_url) == 2)
+    gate.rollback()
+    await retrying
+    late = await coming
+    other.commit()
+    await bench.store.rebuild()
+    assert [state(admin, job_id) for job_id in (dep, held, late)] == ["available", "suspended", "suspended"]
+
+
 # Signals.
 
 

@@ -22,7 +22,10 @@ from signal_ledger_adapters.postgres.connection import to_url
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
 from signal_ledger_adapters.queries import FEW_WAITS_MAX
+from tests.effort import share_of
+from tests.eventually import eventually
 from tests.logs import BEGIN, MIXTURES, Mixture, questions, rows_of
+from tests.postgres.locks import waiting_backends
 from tests.postgres.test_plans import EXPLAIN, looked_at
 
 LONG = 12_000
@@ -79,7 +82,7 @@ async def fill(url, rows, *, at_once=COPY_AT_ONCE, blocks=True):
 def test_l4_every_question_is_answered_as_by_a_look_at_every_event(ledger_url, monkeypatch):
     reached = Counter()
 
-    @settings(max_examples=30, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=share_of(30), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
     @given(MIXTURES, st.sampled_from([1, 7, 500]), st.sampled_from([100, 256, 5000]), st.booleans(), st.data())
     def check(mixture, page, at_once, blocks, data):
         monkeypatch.setattr(ledgers, "_PAGE", page)
@@ -90,7 +93,13 @@ def test_l4_every_question_is_answered_as_by_a_look_at_every_event(ledger_url, m
                 connection.execute("SELECT signal_ledger.reset()")
             await fill(ledger_url, rows, at_once=at_once, blocks=blocks)
             store = await PostgresStore.open(to_url(ledger_url), Names())
-            ledger = Ledger(store, None)
+            try:
+                await ask(Ledger(store, None), rows)
+            finally:
+                # Hypothesis may end an example where it draws.
+                await store.close()
+
+        async def ask(ledger, rows):
             everything = [recorded async for recorded in ledger.events()]
             assert [(one.job_id, one.version) for one in everything] == [(row.job_id, row.version) for row in rows]
             for _ in range(QUESTIONS_A_LOG):
@@ -101,13 +110,12 @@ def test_l4_every_question_is_answered_as_by_a_look_at_every_event(ledger_url, m
                 assert found == [one.cursor for one in everything[behind:] if wanted.matches(one)]
                 reached["answered"] += bool(found)
                 reached["in several pages"] += len(found) > page
-            await store.close()
 
         asyncio.run(answers())
 
     check()
-    assert reached["answered"] > 50
-    assert reached["in several pages"] > 5
+    assert reached["answered"] > share_of(50)
+    assert reached["in several pages"]
 
 
 async def test_few_and_many_waits_that_end_are_listed_alike(bench):
@@ -330,3 +338,21 @@ async def test_l3_altered_blocks_are_found_and_rebuilt(bench, ledger_url, sql, f
     await bench.store.rebuild()
     assert blocks_of(bench) == before
     assert await findings(bench) == []
+
+
+async def test_l3_rebuilding_waits_for_whoever_writes_blocks(bench, ledger_url):
+    """Else the block that is being written would tell of all events before it, whose blocks are forgotten."""
+    job_ids = [await bench.insert() for _ in range(256)]
+    for _ in range(4):
+        await bench.signaller.send_all(job_ids)
+    with psycopg.connect(ledger_url) as writing:
+        writing.execute("SELECT signal_ledger.write_blocks(3)")
+        writing.commit()
+        writing.execute("SELECT signal_ledger.write_blocks(64)")
+        rebuilding = asyncio.create_task(bench.store.rebuild())
+        await eventually(lambda: waiting_backends(ledger_url) == 1)
+        writing.commit()
+        await rebuilding
+    ledger = Ledger(bench.store, None)
+    assert (await ledger.verify()).ok
+    assert len([None async for _ in ledger.events(kinds={"delivered"})]) == 1024

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -83,6 +83,7 @@ class SqliteStore:
         self._identity = identity
         self._given = given
         self._is_closed = False
+        self._passing: set[asyncio.Future[None]] = set()
         self._closing: asyncio.Future[None] | None = None
 
     @classmethod
@@ -132,6 +133,11 @@ class SqliteStore:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        # A caller's transaction may be open for longer than this ledger: nobody waits for its end.
+        for passing in list(self._passing):
+            with suppress(RuntimeError):
+                # Its event loop may have been closed.
+                passing.get_loop().call_soon_threadsafe(passing.cancel)
         if self._writer is not None:
             await self._writer.close()
         self._open_reader.close()
@@ -230,6 +236,8 @@ class SqliteStore:
         rows = await insert_jobs(connection, self._path, jobs, self._clock(), self._given)
         # It has to wait for the caller's transaction, so nobody waits for it.
         passing = asyncio.ensure_future(writing.run(PassIds(given=self._given)))
+        self._passing.add(passing)
+        passing.add_done_callback(self._passing.discard)
         passing.add_done_callback(_say_what_failed)
         return rows
 

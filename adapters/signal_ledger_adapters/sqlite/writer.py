@@ -27,6 +27,7 @@ from signal_ledger.unit import Operation
 from signal_ledger.upcast import NewerEventError
 from signal_ledger_adapters.sqlite.connection import unavailable_error
 from signal_ledger_adapters.sqlite.identity import Identity
+from signal_ledger_adapters.sqlite.ids import PassIds
 from signal_ledger_adapters.sqlite.unit import GivenIds, Known, SqliteUnit
 from signal_ledger_adapters.sqlite.waiter import Waiter, error_of
 
@@ -260,7 +261,8 @@ class Writer:
             else:
                 return
             self._is_waiting_for_lock = True
-            if time.monotonic() > warn_at:
+            # Ids wait for the transaction of a caller, which may take as long as it likes.
+            if time.monotonic() > warn_at and not all(isinstance(one.operation, PassIds) for one in batch):
                 logger.warning("%s: another program holds the write lock; %d operations wait", self._path, len(batch))
                 warn_at += _LOCK_WARNING_S
             time.sleep(_LOCK_DELAYS_S[min(tries, len(_LOCK_DELAYS_S) - 1)])

@@ -368,8 +368,9 @@ BEGIN
         RAISE EXCEPTION 'signal_ledger F4: workflow %: expected new names for its steps, "%" is in it already; a workflow '
             'is enqueued once', step.workflow_id, step.name USING ERRCODE = 'unique_violation';
     END IF;
-    PERFORM ledger.append_plan(NEW.id, step.plan, moment);
-    IF step.deps <> '{}' THEN
+    IF step.deps = '{}' THEN
+        PERFORM ledger.append_plan(NEW.id, step.plan, moment);
+    ELSE
         INSERT INTO ledger.edges (workflow_id, dep, name)
         SELECT step.workflow_id, d.dep, step.name FROM unnest(step.deps) AS d (dep);
         -- A dep that is not there yet gets a row, on which whoever enqueues it waits until our edge can be seen.
@@ -389,6 +390,8 @@ BEGIN
             JOIN ledger.steps AS s ON s.workflow_id = d.workflow_id AND s.name = d.dep
             FOR SHARE OF s
         ) AS e;
+        -- Behind what was waited for, as ledger.edge_of reads the log.
+        PERFORM ledger.append_plan(NEW.id, step.plan, moment);
         IF ended.names IS NOT NULL THEN
             PERFORM ledger.tell_dependants(step.workflow_id, ended.names, ended.causes);
         END IF;
@@ -491,6 +494,7 @@ AS $$
 DECLARE
     opened record;
     before record;
+    cause  text;
 BEGIN
     SELECT e.position, e.version INTO opened FROM ledger.events AS e
     WHERE e.job_id = edge_of.job_id AND e.kind = 'planned'
@@ -503,8 +507,14 @@ BEGIN
             RETURN before.cause;
         END IF;
     END IF;
-    RETURN (SELECT d.cause FROM ledger.events AS d
-            WHERE d.job_id = dep_id AND d.kind = 'closed' AND d.position > opened.position ORDER BY d.version LIMIT 1);
+    SELECT d.cause INTO cause FROM ledger.events AS d
+    WHERE d.job_id = dep_id AND d.kind = 'closed' AND d.position > opened.position ORDER BY d.version LIMIT 1;
+    IF cause IS NULL AND opened.version <> 1 THEN
+        -- A dep that was ending while the later plan was made had its end appended before it, and committed behind it.
+        SELECT CASE WHEN d.kind = 'closed' THEN d.cause END INTO cause FROM ledger.events AS d
+        WHERE d.job_id = dep_id ORDER BY d.version DESC LIMIT 1;
+    END IF;
+    RETURN cause;
 END;
 $$;
 
@@ -590,7 +600,8 @@ BEGIN
         LEFT JOIN oban.oban_jobs AS j ON j.id = s.job_id
         ORDER BY s.job_id
     LOOP
-        -- The end of a dep and that of the edge are of one transaction: nobody sees the one without the other.
+        -- The end of a dep and that of the edge are of one transaction: nobody sees the one without the other. An edge that
+        -- has ended is never opened: whoever waits for it would wait for ever, should there be an order that was not thought of.
         DELETE FROM ledger.edges AS e
         USING (SELECT o.dep, o.ended_as, d.job_id AS dep_id
                FROM (SELECT step.workflow_id, step.name OFFSET 0) AS own
@@ -598,7 +609,9 @@ BEGIN
                LEFT JOIN ledger.steps AS d ON d.workflow_id = o.workflow_id AND d.name = o.dep
                OFFSET 0) AS o
         WHERE e.dep = o.dep AND e.workflow_id = step.workflow_id AND e.name = step.name
-          AND (e.dep <> ALL (step.deps) OR e.ended_as IS DISTINCT FROM ledger.edge_of(step.job_id, o.dep_id, e.dep));
+          AND (e.dep <> ALL (step.deps)
+               OR (SELECT n.cause IS NOT NULL AND e.ended_as IS DISTINCT FROM n.cause
+                   FROM ledger.edge_of(step.job_id, o.dep_id, e.dep) AS n (cause)));
         missing := ARRAY(
             SELECT d.dep FROM (SELECT step.workflow_id, step.name, n.* FROM unnest(step.deps) WITH ORDINALITY
                                AS n (dep, place) OFFSET 0) AS d

@@ -168,5 +168,11 @@ $$;
 
 -- Forget all blocks, to write them anew. Until that is done readers look at more events.
 CREATE OR REPLACE FUNCTION ledger.forget_blocks() RETURNS void
-LANGUAGE sql
-AS $$ DELETE FROM ledger.blocks $$;
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    -- Whoever writes blocks has read the last one, which the next must follow: it is waited for, and then seen.
+    PERFORM pg_advisory_xact_lock(hashtext('signal_ledger.blocks'), hashtext(<'ledger'>));
+    DELETE FROM ledger.blocks;
+END;
+$$;

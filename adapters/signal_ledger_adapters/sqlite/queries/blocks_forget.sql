@@ -4,4 +4,4 @@
 -- Rows: none.
 
 DELETE FROM signal_ledger_blocks
-WHERE block >= ?1 AND block < coalesce(?2, 9223372036854775807)
+WHERE block >= ? AND block < coalesce(?, 9223372036854775807)

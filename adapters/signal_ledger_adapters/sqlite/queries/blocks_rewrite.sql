@@ -3,6 +3,7 @@
 -- Parameters: first INTEGER, behind INTEGER.
 -- Rows: none.
 
+WITH asked (first, behind) AS MATERIALIZED (VALUES (?, ?))
 INSERT INTO signal_ledger_blocks (block, low, high, delivered, unnamed, peak, crest)
 SELECT told.block, told.low, told.high, told.delivered, told.unnamed,
        max(max(told.high) OVER (ORDER BY told.block), coalesce(before.peak, '')),
@@ -11,8 +12,8 @@ FROM (
     SELECT (position - 1) / 256 AS block, min(recorded_at) AS low, max(recorded_at) AS high,
            sum(kind = 'delivered') AS delivered, sum(kind = 'delivered' AND channel = '') AS unnamed
     FROM signal_ledger_events NOT INDEXED
-    WHERE position > 256 * ?1
-      AND position <= min(256 * ?2, (SELECT max(position) FROM signal_ledger_events) / 256 * 256)
+    WHERE position > 256 * (SELECT first FROM asked)
+      AND position <= min(256 * (SELECT behind FROM asked), (SELECT max(position) FROM signal_ledger_events) / 256 * 256)
     GROUP BY (position - 1) / 256
 ) AS told
-LEFT JOIN (SELECT peak, crest FROM signal_ledger_blocks WHERE block < ?1 ORDER BY block DESC LIMIT 1) AS before
+LEFT JOIN (SELECT peak, crest FROM signal_ledger_blocks WHERE block < (SELECT first FROM asked) ORDER BY block DESC LIMIT 1) AS before

@@ -4,5 +4,5 @@
 -- Rows: none.
 
 INSERT INTO sqlite_sequence (name, seq)
-SELECT 'oban_jobs', 0
+SELECT 'oban_jobs', coalesce((SELECT max(id) FROM oban_jobs), 0)
 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'oban_jobs')

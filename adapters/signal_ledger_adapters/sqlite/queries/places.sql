@@ -3,27 +3,27 @@
 -- No event is left out, whatever the clock has done: `behind` ends before the first block with an event of that time or a
 -- later one, `last` with the last block that has one of an earlier time. What no block tells of yet is looked at.
 --
--- Parameters: ?1 since TEXT, the earliest time, NULL for any; ?2 until TEXT, which they are before, NULL for any.
+-- Parameters: since TEXT, the earliest time, NULL for any; until TEXT, which they are before, NULL for any.
 -- Rows: one: behind INTEGER; last INTEGER, NULL for the end of the log; told INTEGER, up to where there are blocks.
 
-WITH told (position) AS MATERIALIZED (
+WITH asked (since, until) AS MATERIALIZED (VALUES (?, ?)), told (position) AS MATERIALIZED (
     SELECT 256 * (coalesce(max(block), -1) + 1) FROM signal_ledger_blocks
 )
 SELECT CASE
-           WHEN ?1 IS NULL THEN 0
+           WHEN asked.since IS NULL THEN 0
            ELSE coalesce(
-               (SELECT 256 * block FROM signal_ledger_blocks WHERE peak >= ?1 ORDER BY peak, block LIMIT 1),
+               (SELECT 256 * block FROM signal_ledger_blocks WHERE peak >= asked.since ORDER BY peak, block LIMIT 1),
                told.position)
        END AS behind,
        CASE
-           WHEN ?2 IS NULL THEN NULL
+           WHEN asked.until IS NULL THEN NULL
            WHEN EXISTS (SELECT 1 FROM signal_ledger_events NOT INDEXED
-                        WHERE position > told.position AND recorded_at < ?2) THEN NULL
+                        WHERE position > told.position AND recorded_at < asked.until) THEN NULL
            ELSE 256 * (1 + max(
                coalesce((SELECT block FROM signal_ledger_blocks
-                         WHERE crest < ?2 ORDER BY crest DESC, block DESC LIMIT 1), -1),
+                         WHERE crest < asked.until ORDER BY crest DESC, block DESC LIMIT 1), -1),
                coalesce((SELECT block FROM signal_ledger_blocks INDEXED BY signal_ledger_blocks_dip
-                         WHERE low < crest AND low < ?2 ORDER BY block DESC LIMIT 1), -1)))
+                         WHERE low < crest AND low < asked.until ORDER BY block DESC LIMIT 1), -1)))
        END AS last,
        told.position AS told
-FROM told
+FROM told, asked
