@@ -71,11 +71,13 @@ class Command:
     def __init__(self, arguments, folder, variables):
         # Warnings are errors for examples, too. The measuring of coverage, and our plugins of pytest, stay out of them.
         environment = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}
+        # Where a page does not configure pytest, it does without the plugins that happen to be installed here.
+        plugins = {} if (folder / "pytest.ini").exists() else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "error", *arguments],
             cwd=folder,
-            env={**environment, **variables, "PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            env={**environment, **variables, **plugins, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
