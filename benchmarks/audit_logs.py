@@ -74,25 +74,25 @@ def fill_sqlite(path: Path, events: int, waits: int) -> None:
     )  # fmt: skip
     for first in range(1, jobs + 1, JOBS_AT_ONCE):
         connection.execute(
-            f"""WITH RECURSIVE numbers (id) AS (SELECT ?1 UNION ALL SELECT id + 1 FROM numbers WHERE id < ?2)
+            f"""WITH RECURSIVE numbers (id) AS (SELECT :first UNION ALL SELECT id + 1 FROM numbers WHERE id < :last)
             INSERT INTO signal_ledger_events ({_COLUMNS})
             SELECT job_id, version, run, kind, schema_version,
                    strftime('%Y-%m-%dT%H:%M:%S', 1767225600 + at / 1000, 'unixepoch') || printf('.%03d000Z', at % 1000),
                    execution, attempt, channel, ordinal, signal_id, delivery_version, source, deadline_at, cause,
                    outcome, payload, payload_digest, {_DIGEST}
             FROM ({selected})""",
-            (first, min(first + JOBS_AT_ONCE - 1, jobs)),
+            {"first": first, "last": min(first + JOBS_AT_ONCE - 1, jobs)},
         )
     for _, sql in guards:
         connection.execute(sql)
     connection.execute(
-        """WITH RECURSIVE numbers (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM numbers WHERE id < ?1)
+        """WITH RECURSIVE numbers (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM numbers WHERE id < :waits)
         INSERT INTO signal_ledger_waits
-        SELECT ?2 + id, 1, 1, NULL, 'snoozed', iif(id % ?3 = 1, 'rare', ''), 1,
-               strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1767225600 + ?2 / 250 + id, 'unixepoch'),
-               iif(id % ?3 = 2, '2026-06-01T00:00:00.000000Z', '2030-01-01T00:00:00.000000Z'), 1, '[]', '[]', 1
-        FROM numbers WHERE ?1 > 0""",
-        (waits, jobs, max(4, waits // RARE)),
+        SELECT :jobs + id, 1, 1, NULL, 'snoozed', iif(id % :every = 1, 'rare', ''), 1,
+               strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1767225600 + :jobs / 250 + id, 'unixepoch'),
+               iif(id % :every = 2, '2026-06-01T00:00:00.000000Z', '2030-01-01T00:00:00.000000Z'), 1, '[]', '[]', 1
+        FROM numbers WHERE :waits > 0""",
+        {"waits": waits, "jobs": jobs, "every": max(4, waits // RARE)},
     )
     connection.close()
 
