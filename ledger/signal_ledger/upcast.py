@@ -1,7 +1,7 @@
 """Old events, read as if they had been written today (promise L8).
 
-A step brings the columns of one kind from one schema version to the next. There has been only version 1 so far, hence
-no step; the first change of a kind's columns adds one here, and golden files beside the old ones.
+A step brings the columns of one kind from one schema version to the next. Version 2 has added kinds and changed none,
+hence no step; the first change of a kind's columns adds one here, and golden files beside the old ones.
 """
 
 from collections.abc import Callable, Mapping
