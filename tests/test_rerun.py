@@ -8,6 +8,7 @@ import threading
 from bdb import BdbQuit
 from copy import deepcopy
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 from oban import Cancel, Oban, Record, Snooze, current_job, job, worker
@@ -315,6 +316,14 @@ async def test_what_ends_the_program_or_the_debugger_ends_the_rerun(error):
 # Nothing is written
 
 
+async def test_jobs_are_taken_down_where_a_test_has_put_a_mock(monkeypatch):
+    async def enqueue(job):
+        await Asking.enqueue({"order": 1})
+
+    monkeypatch.setattr(Oban, "get_instance", MagicMock())
+    assert len((await rerun(a_worker(enqueue), history((0, sent("s1", 1))))).jobs) == 1
+
+
 async def test_jobs_are_taken_down_without_any_engine():
     async def enqueue(job):
         first = await Asking.enqueue({"order": 1}, queue="mail")
@@ -405,6 +414,14 @@ async def test_an_attempt_of_which_the_row_alone_tells_is_noted():
     report = await rerun(Asking, history(*ASKED, row=row))
     assert report.attempt == 1
     assert "The job's row is at attempt 2." in str(report)
+
+
+async def test_of_an_earlier_run_no_attempt_is_missing():
+    row = replace(JOB_ROW, state="retryable", attempt=2)
+    again = [(8, closed("discarded")), (9, sent("s9", 1, run=2))]
+    whole = history(*ASKED, *again, row=row)
+    assert "The job's row is at attempt" not in str(await rerun(Asking, whole, run=1))
+    assert "a history that was cut holds none of what came later" in str(await rerun(Asking, whole.until(len(ASKED))))
     report = await rerun(Asking, history(*ASKED, row=row), attempt=2)
     assert report.attempt == 2
     assert "at attempt" not in "".join(report.notes)

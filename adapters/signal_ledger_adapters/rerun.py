@@ -97,7 +97,7 @@ async def rerun(
         result=result,
         result_text=_text(result),
         error=error,
-        notes=_notes(worker, whole.job, job.attempt),
+        notes=_notes(worker, whole, recorded, job.attempt),
     )
 
 
@@ -222,13 +222,15 @@ def _text(result: object) -> str:
             return f"a value of type {type(result).__name__}"
 
 
-def _notes(worker: type, row: RecordedJob | None, attempt: int) -> list[str]:
+def _notes(worker: type, history: History, recorded: RecordedRun, attempt: int) -> list[str]:
+    row = history.job
     if row is None:
         return []
     notes = [] if row.worker == path_of(worker) else [f"The job's worker was {row.worker}."]
-    if row.state in ("executing", "retryable") and row.attempt > attempt:
+    is_last_run = recorded.number == history[-1].run if history else True
+    if is_last_run and row.state in ("executing", "retryable") and row.attempt > attempt:
         notes.append(
-            f"The job's row is at attempt {row.attempt}. An attempt that asks for nothing new leaves no events: "
-            f"attempt={row.attempt} runs that one."
+            f"The job's row is at attempt {row.attempt}. An attempt that asks for nothing new leaves no events, and a "
+            f"history that was cut holds none of what came later: attempt={row.attempt} runs that attempt."
         )
     return notes

@@ -19,7 +19,7 @@ from signal_ledger.events import (
     Snoozed,
     TimedOut,
 )
-from signal_ledger.names import public_channel
+from signal_ledger.names import NO_EXECUTION, public_channel
 from signal_ledger.recorded import RecordedEvent
 
 # ANSI colours (ECMA-48, SGR).
@@ -56,7 +56,7 @@ def timeline(
     events = list(history)
     when = _date_and_time if dated else _clock_time
     # Their tokens can be long; people count.
-    tokens = sorted({recorded.execution for recorded in events if recorded.execution is not None})
+    tokens = sorted({recorded.execution for recorded in events if recorded.execution is not None} - {NO_EXECUTION})
     numbers: dict[int, int] = {token: number for number, token in enumerate(tokens, start=1)}
     return [
         f"{recorded.version:4}  {when(recorded.recorded_at)}  {_kind(recorded.kind, coloured=coloured)}  "
@@ -85,6 +85,8 @@ def _told(event: Event, numbers: Mapping[int, int], when: _When) -> str:
         case TimedOut():
             return f"{_wait(event, numbers)} got no signal by {when(event.deadline_at)}"
         case Closed():
+            if event.execution == NO_EXECUTION:
+                return f"{event.cause.value} before it was ever executed"
             return f"{event.cause.value} by execution {numbers[event.execution]}, attempt {event.attempt}"
         case Planned() | Released() | Skipped() | Cascaded():
             return _step(event)

@@ -17,7 +17,7 @@ from signal_ledger.engines import Engine, only_engine
 from signal_ledger.execution import current_execution
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import JobId
-from signal_ledger.offline import Notebook, current_notebook
+from signal_ledger.offline import Notebook, current_notebook, offline_error
 from signal_ledger.plan import Plan
 from signal_ledger.ports import WaitingJob
 from signal_ledger.receipt import Receipt
@@ -122,7 +122,8 @@ class Workflow:
     async def load(cls, id: str, *, via: Engine | Ledger | None = None) -> Self:  # noqa: A002 - as it is called
         """Find a workflow that was enqueued, maybe by another process and long ago: also after its jobs were pruned.
 
-        In a rerun nothing is looked up: the workflow takes signals for steps of any name, and they are not sent.
+        In a rerun nothing is looked up: the workflow takes signals for steps of any name, which are not sent, and what
+        asks for its steps raises a RuntimeError.
 
         Args:
             id: Its id.
@@ -163,12 +164,18 @@ class Workflow:
 
     @property
     def job_ids(self) -> Mapping[str, JobId]:
-        """The ids of the jobs, by their names; empty before they are enqueued."""
+        """The ids of the jobs, by their names; empty before they are enqueued.
+
+        Raises:
+            RuntimeError: It was loaded in a rerun, which does not look it up.
+        """
+        self._require_looked_up("Workflow.job_ids")
         if self._is_loaded:
             return MappingProxyType(self._job_ids)
         return {name: JobId(job.id) for name, job in self._jobs.items() if job.id is not None}
 
     def __len__(self) -> int:
+        self._require_looked_up("the length of a workflow")
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Job]:
@@ -400,7 +407,11 @@ class Workflow:
                 s1["approval"]
                 s2["charge"]
                 s1 --> s2
+
+        Raises:
+            RuntimeError: It was loaded in a rerun, which does not look it up.
         """
+        self._require_looked_up("Workflow.graph")
         places = {name: f"s{number}" for number, name in enumerate(self._plans, start=1)}
         lines = [f'    {place}["{_escaped(name)}"]' for name, place in places.items()]
         lines += [
@@ -410,6 +421,10 @@ class Workflow:
             if dep in places
         ]
         return "\n".join(["flowchart TD", *lines])
+
+    def _require_looked_up(self, what: str) -> None:
+        if self._notebook is not None:
+            raise offline_error(what)
 
     async def _seen(self) -> Sequence[SeenStep]:
         seen = await self._ledger.steps(self._id)

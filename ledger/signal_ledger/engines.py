@@ -43,10 +43,12 @@ def register(engine: Engine) -> None:
     _open.append(engine)
 
 
-def unregister(engine: Engine) -> None:
-    """Note that it is not open any more."""
-    if engine in _open:
+def unregister(engine: Engine) -> bool:
+    """Note that it is not open any more. Return whether it was noted as open."""
+    was_open = engine in _open
+    if was_open:
         _open.remove(engine)
+    return was_open
 
 
 def only_engine() -> Engine:

@@ -1,7 +1,8 @@
 """The errors a caller of this library can meet.
 
 Each is named for a situation, carries what it knows as attributes, and says what was expected and what was
-found. None ever holds a payload, nor any part of one.
+found. None ever holds a payload, nor any part of one, but for `RerunDiverged`: it tells what a worker raised in its own
+words.
 """
 
 from datetime import datetime
@@ -95,6 +96,8 @@ class SchemaError(RuntimeError):
 
 class RerunDiverged(AssertionError):  # noqa: N818 - named for the situation
     """A rerun did not go as its history has it: the code has changed since, or is not deterministic.
+
+    Its text is that of the report, which quotes what `process` raised.
 
     Attributes:
         report: The `RerunReport`.

@@ -172,7 +172,7 @@ class RerunReport:
         yield f"Rerun of {self.worker} on the history of job {self.job_id}, run {self.run}, attempt {self.attempt}:"
         yield f"{self.ended.value}: {self._ending}"
         if self.ended is RerunEnd.DIVERGED:
-            yield _CHANGED if self.error is None else _CHANGED_OR_CALLED
+            yield f"The code has changed since, or it is not deterministic{self._excuse}."
         yield f"In the history, {self._cause}."
         yield from _listed("Awaits, in the order in which process asked for them:", self.awaits)
         yield from _listed("Outcomes in the history that process did not ask for:", self.unasked)
@@ -195,14 +195,19 @@ class RerunReport:
                 assert_never(self.ended)
 
     @property
+    def _excuse(self) -> str:
+        """What else a divergence may come from."""
+        if self.error is not None:
+            return ", or what it calls did not fail then"
+        if self.cause in (Cause.CANCELLED, Cause.DELETED):
+            return f", or the job was {self.cause.value} from outside there"
+        return ""
+
+    @property
     def _cause(self) -> str:
         if self.cause is None:
             return "the run has not ended"
         return f"the run ended as {self.cause.value} (event {self.cause_version})"
-
-
-_CHANGED = "The code has changed since, or it is not deterministic."
-_CHANGED_OR_CALLED = "The code has changed since, or it is not deterministic, or what it calls did not fail then."
 
 
 def await_name(channel: str | None, ordinal: int) -> str:

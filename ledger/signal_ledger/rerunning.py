@@ -231,8 +231,12 @@ class RecordedRoom:
 
     @property
     def notes(self) -> list[str]:
-        """In which other order than then the awaits were asked for."""
+        """What else there is to know of the awaits, such as that they were asked for in another order than then."""
         notes = []
+        if self._went_on_past_a_failure:
+            notes.append(
+                "In the history the run ended before that await: what process calls may have failed then, and not now."
+            )
         versions = [each.version for each in self.asked if each.version is not None]
         stopped_at = None if self.stopped_at is None else self.stopped_at.version
         if stopped_at is not None:
@@ -249,6 +253,12 @@ class RecordedRoom:
             )
         return notes
 
+    @property
+    def _went_on_past_a_failure(self) -> bool:
+        """Whether process came to an await before which its run was discarded: there it failed then."""
+        stopped_at = self.stopped_at
+        return stopped_at is not None and stopped_at.version is None and self._run.cause is Cause.DISCARDED
+
     def _instead(self) -> str | None:
         """What the history holds instead of an await of which it holds nothing; None if it merely ends before it."""
         run = self._run
@@ -260,7 +270,7 @@ class RecordedRoom:
             return (
                 f"the history holds {await_name(wait.channel, wait.ordinal)} instead, still open (event {wait.version})"
             )
-        if run.closed is not None:
+        if run.closed is not None and run.cause is not Cause.DISCARDED:
             return f"in the history the run ended without it (event {run.closed.version})"
         return None
 

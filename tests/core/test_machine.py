@@ -52,6 +52,30 @@ def test_a_run_goes_on_until_it_has_met_everything():
     assert LedgerMachine.reached["slept"] == 0
 
 
+def test_another_round_is_another_one_also_where_hypothesis_is_derandomized():
+    def examples_of(rounds_max):
+        examples = []
+
+        class Unlucky(Twins, LedgerMachine):
+            to_reach = ("what never happens",)
+
+            async def open_benches(self):
+                examples.append([])
+                return await super().open_benches()
+
+            def _same(self, act):
+                examples[-1].append(act.__code__.co_firstlineno)
+                return super()._same(act)
+
+        with pytest.raises(AssertionError, match="what never happens"):
+            play(Unlucky, rounds_max=rounds_max, settings=settings(GLANCE, derandomize=True, database=None))
+        return examples
+
+    one, two = examples_of(1), examples_of(2)
+    assert two[: len(one)] == one
+    assert two[len(one) :] not in ([], one)
+
+
 def test_stores_that_disagree_are_told():
     class Deaf(EmbeddedBench):
         async def cancel(self, job_id):

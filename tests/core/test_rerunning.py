@@ -149,6 +149,30 @@ async def test_more_awaits_than_the_run_had_diverge():
     )
 
 
+async def test_an_await_that_a_run_failed_before_is_none_too_many():
+    """What process calls failed then, and is patched or mended now."""
+
+    async def mended():
+        await decide()
+        await await_signal(channel="receipt")
+
+    report = await rerun(mended, *APPROVED, *LATE, (67, closed("discarded", execution=3)))
+    assert (report.ended, report.ok) == ("stopped", True)
+    assert "stopped: at await 1 on channel 'receipt', before which the history ends" in str(report)
+    assert "what process calls may have failed then, and not now" in str(report)
+
+
+@pytest.mark.parametrize("cause", ["cancelled", "deleted"])
+async def test_an_await_after_an_end_that_may_have_come_from_outside_diverges_and_the_report_says_so(cause):
+    async def goes_on():
+        await decide()
+        await await_signal(channel="receipt")
+
+    report = await rerun(goes_on, *APPROVED, *LATE, (67, closed(cause, execution=3)))
+    assert report.ended == "diverged"
+    assert f"not deterministic, or the job was {cause} from outside there." in str(report)
+
+
 async def test_an_await_on_another_channel_diverges_from_the_outcome_that_comes_next():
     async def other():
         await await_signal(channel="approval")
@@ -369,6 +393,9 @@ async def test_workflows_are_signalled_by_names_that_nobody_can_look_up():
         workflow = await Workflow.load("w1")
         await workflow.signal("charge", "go")
         again = await Workflow.load("w1")
+        for ask in (lambda: again.job_ids, lambda: len(again), again.graph):
+            with pytest.raises(RuntimeError, match="expected no such call in a rerun"):
+                ask()
         return await again.signal(["charge", "ship"], "go")
 
     report = await rerun(tell, (0, sent("s1", 1)))

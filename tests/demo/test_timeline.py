@@ -8,6 +8,7 @@ import pytest
 from signal_ledger import codec
 from signal_ledger.causes import Cause
 from signal_ledger.events import Awaited, Closed, Consumed, Delivered, DeliveryOutcome, Snoozed, TimedOut
+from signal_ledger.names import NO_EXECUTION
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger_adapters.timeline import timeline
 
@@ -65,6 +66,13 @@ def test_each_event_is_a_line_in_columns():
         "   5  12:30:00.005  timed_out  execution 2, await 1: got no signal by 12:30:04.000",
         "   6  12:30:00.006  closed     cancelled by execution 2, attempt 1",
     ]
+
+
+def test_a_job_that_was_never_executed_ends_without_an_execution():
+    never = replace(EVENTS[-1], execution=NO_EXECUTION, attempt=0)
+    lines = timeline(record([never, *EVENTS[:1]]))
+    assert lines[0].endswith("closed     cancelled before it was ever executed")
+    assert "execution 1, await 1" in lines[1]
 
 
 def test_a_payload_is_shown_only_when_asked_for():

@@ -72,6 +72,12 @@ async def test_a_job_waits_on_a_channel_for_some_time(it, waiting):
     ]
 
 
+async def test_a_deadline_that_has_passed_is_told_as_such(it, waiting):
+    it.clock.advance(86_460)
+    [first, _] = await lines_of(assert_waiting(waiting, deadline_in=60))
+    assert first.endswith("expected to wait for 0:01:00; it waits with a deadline that passed 0:01:00 ago")
+
+
 async def test_a_job_waits_without_a_deadline(it):
     job = await Poll.enqueue({"quorum": 1})
     await it.drain()

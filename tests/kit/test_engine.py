@@ -349,6 +349,28 @@ async def test_an_abandoned_engine_is_in_nobodys_way():
     assert "Oban" not in instances
 
 
+async def test_an_abandoned_engine_that_is_stopped_later_leaves_its_successor_alone():
+    engine = await testing.engine().start()
+    engine.abandon()
+    clock = testing.ManualClock(NOON)
+    async with testing.engine(clock=clock) as other:
+        await engine.stop()
+        assert instances["Oban"] is other
+        assert Letter.new({}, scheduled_in=60).scheduled_at == NOON + timedelta(minutes=1)
+    assert "Oban" not in instances
+
+
+async def test_an_engine_that_is_started_again_knows_no_errors_of_before():
+    engine = testing.engine()
+    async with engine:
+        failed = await Failing.enqueue()
+        await engine.drain(raising=False)
+        assert engine.error_of(failed) is not None
+    async with engine:
+        again = await Failing.enqueue()
+        assert (again.id, engine.error_of(again)) == (failed.id, None)
+
+
 async def test_it_replaces_an_oban_of_that_name_for_the_time_being(monkeypatch):
     monkeypatch.setitem(instances, "Oban", "the application's")
     async with testing.engine() as engine:

@@ -129,8 +129,9 @@ async def test_a_job_that_comes_back_by_itself_is_run_to_its_end():
 
 
 async def test_a_job_that_never_comes_to_rest_is_an_error():
-    with pytest.raises(RuntimeError, match="expected the jobs to come to rest"):
+    with pytest.raises(RuntimeError, match=r"expected the jobs to come to rest.*; job 1 .* had 10001 of them") as told:
         await run(Restless)
+    assert "run(..., until=) ends earlier" in str(told.value)
 
 
 async def test_a_job_that_deletes_itself_later_is_told_as_deleted():
@@ -291,6 +292,19 @@ async def test_w11_concurrent_awaits_are_served_in_call_order_in_memory_as_on_a_
         async with testing.engine(url) as engine:
             it = await engine.run(Panel, signals=signals)
             assert it.result == [["a", "c"], ["b"]], url
+
+
+async def test_jobs_that_enqueue_one_another_without_an_end_are_told_by_their_worker():
+    @worker()
+    class Chain:
+        async def process(self, job):
+            await Chain.enqueue(scheduled_in=60)
+
+    async with testing.engine(executions_max=50) as engine:
+        await Approval.enqueue()
+        await Chain.enqueue()
+        with pytest.raises(RuntimeError, match=r"; 50 jobs of \S*Chain had 50 of them"):
+            await engine.advance(1e6)
 
 
 async def test_as_many_executions_as_are_allowed_are_no_error():

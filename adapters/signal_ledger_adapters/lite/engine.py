@@ -247,8 +247,9 @@ class LiteEngine(engines.Engine):
         return count
 
     def _unregister(self) -> None:
-        """Be found no more."""
-        engines.unregister(self)
+        """Be found no more. Who has its name by now keeps it: a stop that was cancelled on its way is done again."""
+        if not engines.unregister(self) or instances.get(self.name) is not self:
+            return
         if self._replaced is None:
             instances.pop(self.name, None)
         else:

@@ -257,4 +257,7 @@ def _seconds(deadline_in: float | timedelta) -> float:
 
 
 def _for(seconds: float) -> str:
+    """Tell how long there is until a deadline."""
+    if seconds < 0:
+        return f"with a deadline that passed {timedelta(seconds=-seconds)} ago"
     return "without a deadline" if seconds == math.inf else f"for {timedelta(seconds=seconds)}"

@@ -190,6 +190,7 @@ class ManualEngine(LiteEngine):
             self._unregister()
 
     def _start_tasks(self) -> None:
+        self._errors.clear()
         schedule_by(self.clock)
 
     def _say_what_is_missing(self) -> None:

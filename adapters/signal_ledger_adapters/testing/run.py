@@ -64,7 +64,8 @@ class Run:
 
     Args:
         state: ``completed``, ``cancelled`` or ``discarded``; ``waiting`` if it waits for a signal that nobody sends;
-            else as Oban calls it, if ``until`` came first: ``scheduled`` or ``retryable``.
+            ``deleted`` if somebody deleted it; else as Oban calls it, if ``until`` came first: ``scheduled`` or
+            ``retryable``.
         result: What its `process` returned, if it was completed; of a `Record` the value.
         reason: Why it was cancelled, if its `process` said so.
         error: The exception that failed its last execution; None if that did not fail.

@@ -109,11 +109,16 @@ class Work:
             raise RuntimeError(self._unsettled())
 
     def _unsettled(self) -> str:
-        [((job_id, worker), times)] = self._by_job.most_common(1)
+        by_worker: Counter[str] = Counter()
+        for (_, worker), times in self._by_job.items():
+            by_worker[worker] += times
+        [(most, times)] = by_worker.most_common(1)
+        job_ids = [job_id for job_id, worker in self._by_job if worker == most]
+        who = f"job {job_ids[0]} ({most})" if len(job_ids) == 1 else f"{len(job_ids)} jobs of {most}"
         return (
-            f"expected the jobs to come to rest, they have not in {self.total} executions; job {job_id} ({worker}) had "
-            f"{times} of them: does it snooze for 0 s for ever, or do jobs enqueue one another without an end? If so "
-            "much is to be done, raise executions_max="
+            f"expected the jobs to come to rest, they have not in {self.total} executions; {who} had {times} of them: "
+            "does it snooze again and again, or do jobs enqueue one another without an end? run(..., until=) ends "
+            "earlier; if so much is to be done, engine(executions_max=) allows more"
         )
 
 

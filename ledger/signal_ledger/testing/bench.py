@@ -156,7 +156,10 @@ class Bench(Protocol):
     async def insert(
         self, *, scheduled_in: float | None = None, max_attempts: int = 20, plan: Plan | None = None
     ) -> JobId:
-        """Enqueue a job, to run now or in so many seconds; as a step of a workflow if there is a plan."""
+        """Enqueue a job, to run now or in so many seconds; as a step of a workflow if there is a plan.
+
+        Its worker is ``tests.Worker``, its priority 0; it has no args, tags or errors, and no meta but a plan's.
+        """
         ...
 
     async def fetch(self, job_id: JobId) -> Execution | None:

@@ -97,8 +97,11 @@ def play(
     """
     machine.reached.clear()
     missing = list(machine.to_reach)
+    round_settings = settings or hypothesis.settings()
     for _ in range(rounds_max if complete else 1):
-        run_state_machine_as_test(machine, settings=settings or hypothesis.settings())
+        run_state_machine_as_test(machine, settings=round_settings)
+        # Derandomized, as Hypothesis is by itself where CI is set, another round would play the same.
+        round_settings = hypothesis.settings(round_settings, derandomize=False)
         missing = [case for case in machine.to_reach if not machine.reached[case]]
         if not missing:
             return
