@@ -22,6 +22,7 @@ from signal_ledger_adapters.sqlite.store import SqliteStore
 from tests.logs import MIXTURES, questions, rows_of
 
 QUESTIONS = 20
+ROUNDS_MAX = 5
 
 
 def clock():
@@ -57,9 +58,12 @@ def test_l4_every_question_is_answered_as_by_a_look_at_every_event(made, monkeyp
         monkeypatch.setattr(ledgers, "_PAGE", page)
         asyncio.run(answers(made, mixture, data, reached))
 
-    check()
-    assert reached["answered"]
-    assert reached["in several pages"]
+    # Few examples may all be of short logs.
+    for _ in range(ROUNDS_MAX):
+        check()
+        if reached["answered"] and reached["in several pages"]:
+            return
+    raise AssertionError(f"questions that meet nothing prove little: {reached}")
 
 
 async def answers(made, mixture, data, reached):

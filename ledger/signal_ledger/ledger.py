@@ -253,7 +253,8 @@ class Ledger(CanSignal):
     ) -> Report:
         """Check the whole log and its projection, at one moment.
 
-        It reads the log once, from its first stream to its last, in memory that does not grow with it.
+        It reads the log from its first stream to its last, then once more beside what finds events by their times, in
+        memory that does not grow with it.
 
         Args:
             progress: Called after every 10,000 events, and at the end. What it raises ends the work.

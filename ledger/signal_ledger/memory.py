@@ -428,8 +428,11 @@ class MemorySnapshot:
         for key, step in sorted(self._tables.steps.items(), key=lambda item: item[1].job_id):
             yield StoredStep(job_id=step.job_id, step=step, open_edges=held[key])
 
-    async def wrong_blocks(self) -> list[str]:
-        return []
+    async def wrong_blocks(self) -> AsyncIterator[str]:
+        """There are no blocks."""
+        none: tuple[str, ...] = ()
+        for cursor in none:
+            yield cursor
 
     async def repairs(self) -> list[JobId]:
         return sorted(self._tables.repairs)

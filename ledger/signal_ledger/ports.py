@@ -141,8 +141,8 @@ class Snapshot(Protocol):
         """Yield the stored steps of workflows, ordered by job."""
         ...
 
-    async def wrong_blocks(self) -> list[str]:
-        """Return cursors of the last events of blocks that are not what the log tells, in its order.
+    def wrong_blocks(self) -> AsyncIterator[str]:
+        """Yield cursors of the last events of blocks that are not what the log tells, in its order.
 
         A block is what a store keeps of a part of the log to find events by it. A store may do without.
         """

@@ -85,7 +85,7 @@ class _Findings:
 async def verify(
     snapshot: Snapshot, *, progress: Callable[[Progress], object] | None = None, findings_max: int = FINDINGS_MAX
 ) -> Report:
-    """Read the whole log once, in order, beside its projection.
+    """Read the whole log in order, beside its projection; then once more beside its blocks.
 
     Args:
         snapshot: The log and its projection.
@@ -116,8 +116,11 @@ async def verify(
     await states.finish()
     await steps.finish()
     findings.add(_repair(job_id) for job_id in repairs)
-    if wrong := await snapshot.wrong_blocks():
-        findings.add([_wrong_blocks(wrong)])
+    first_wrong, wrong_count = None, 0
+    async for cursor in snapshot.wrong_blocks():
+        first_wrong, wrong_count = first_wrong or cursor, wrong_count + 1
+    if first_wrong is not None:
+        findings.add([_wrong_blocks(first_wrong, wrong_count)])
     if progress is not None:
         progress(Progress(events=events, total=total, streams=streams, found=findings.count))
     return Report(events=events, streams=streams, findings=tuple(findings.kept), found=findings.count)
@@ -127,13 +130,13 @@ def _repair(job_id: JobId) -> Finding:
     return Finding(job_id=job_id, version=None, rule="L3 repair", expected="a complete stream", found="a missing event")
 
 
-def _wrong_blocks(cursors: list[str]) -> Finding:
+def _wrong_blocks(first: str, count: int) -> Finding:
     return Finding(
         job_id=None,
         version=None,
         rule="L3 projection",
         expected="blocks that say what the log holds",
-        found=f"{_count(len(cursors), 'block')} that say otherwise, the first up to {cursors[0]}",
+        found=f"{_count(count, 'block')} that say otherwise, the first up to {first}",
     )
 
 

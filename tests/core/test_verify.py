@@ -67,7 +67,8 @@ class Log:
             yield step
 
     async def wrong_blocks(self):
-        return self.wrong_block_list
+        for cursor in self.wrong_block_list:
+            yield cursor
 
     async def repairs(self):
         return self.repair_list

@@ -453,6 +453,13 @@ async def test_an_index_that_was_left_half_made_is_made_anew(oban, fresh):
     assert differences(fresh, catalogue(oban)) == {}
 
 
+async def test_a_migration_that_is_refused_has_made_no_indexes(oban):
+    run(oban, released()["2"])
+    with pytest.raises(SchemaError, match="was made with testing=False, expected testing=True"):
+        await migrate(oban, testing=True)
+    assert run(oban, "SELECT to_regclass('signal_ledger.events_source')") == [(None,)]
+
+
 async def test_upgrades_at_once_are_one(oban, fresh):
     run(oban, released()["2"])
     assert set(await asyncio.gather(*[migrate(oban) for _ in range(4)])) == {migrations()[-1].version}

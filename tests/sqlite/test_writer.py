@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from dataclasses import dataclass
 
+import aiosqlite
 import pytest
 
 from signal_ledger.embedded.operations import GetJobs, Repair
@@ -17,6 +18,8 @@ from signal_ledger.testing.clock import ManualClock
 from signal_ledger.unit import AnyJobs
 from signal_ledger_adapters.sqlite import writer as writers
 from signal_ledger_adapters.sqlite.store import SqliteStore
+from tests.core.test_embedded import new_job
+from tests.eventually import eventually
 
 
 class Trace:
@@ -218,6 +221,21 @@ async def test_a_write_lock_of_another_program_is_waited_for_without_losing_work
         assert await bench.job(job_id) is not None  # reading goes on
     assert {receipt.outcome for receipt in await asyncio.gather(*waiting)} == {"buffered"}
     assert "another program holds the write lock" in caplog.text
+
+
+async def test_a_write_lock_is_told_of_also_behind_what_waits_for_a_caller(bench, path, caplog, monkeypatch):
+    """The ids of a caller's jobs wait for as long as its transaction takes; a signal should not have to."""
+    monkeypatch.setattr(writers, "_LOCK_WARNING_S", 0.02)
+    job_id = await bench.insert()
+    async with aiosqlite.connect(path) as caller:
+        await caller.execute("BEGIN IMMEDIATE")
+        await bench.store.insert_with(caller, [new_job()])
+        await eventually(lambda: bench.store._writing._is_waiting_for_lock)
+        sending = asyncio.create_task(bench.signaller.send(job_id, 1))
+        await eventually(lambda: "another program holds the write lock; 2 operations wait" in caplog.text)
+        await caller.rollback()
+    assert (await sending).outcome == "buffered"
+    assert "1 operations wait" not in caplog.text
 
 
 async def test_the_event_loop_goes_on_while_a_lock_or_a_commit_is_waited_for(bench, path, monkeypatch):

@@ -102,14 +102,17 @@ class Asking:
         self._busy: set[asyncpg.Connection] = set()
 
     @asynccontextmanager
-    async def asked(self) -> AsyncGenerator[Asked, None]:
+    async def asked(self, *, in_order: bool = False) -> AsyncGenerator[Asked, None]:
         """Have a connection that works, for several answers.
+
+        Args:
+            in_order: Whether they come in the order of an index, never by sorting.
 
         Raises:
             TimeoutError: There was none in time.
             StoreUnavailableError: The database could not be reached.
         """
-        asked = await self._working()
+        asked = await self._working(in_order=in_order)
         try:
             yield asked
         finally:
@@ -117,9 +120,9 @@ class Asking:
             await _close(asked)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def connection(self, *, in_order: bool = False) -> AsyncGenerator[AsyncConnection, None]:
         """Have one for a single answer, for which alone it is waited; see `asked`."""
-        async with self.asked() as asked:
+        async with self.asked(in_order=in_order) as asked:
             with asked.answers():
                 yield asked.connection
 
@@ -147,7 +150,7 @@ class Asking:
             "pool of an Oban kwargs={'prepare_threshold': None}"
         )
 
-    async def _working(self) -> Asked:
+    async def _working(self, *, in_order: bool) -> Asked:
         """Take a connection that works: what was kept may have died since."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._timeout_s
@@ -160,7 +163,7 @@ class Asking:
             ping_s = ends_at - loop.time() if is_fresh else min(_PING_S, self._timeout_s / 4)
             try:
                 with asked.answers(within_s=ping_s):
-                    await set_up(asked.driver, statement_timeout_s=self._timeout_s)
+                    await set_up(asked.driver, statement_timeout_s=self._timeout_s, in_order=in_order)
             except BaseException as error:
                 self._busy.discard(asked.driver)
                 await _discard(asked)

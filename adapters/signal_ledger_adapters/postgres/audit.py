@@ -21,7 +21,14 @@ from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.postgres.asking import Asked, Asking
 from signal_ledger_adapters.postgres.connection import driver_of
 from signal_ledger_adapters.postgres.cursors import from_cursor, to_cursor
-from signal_ledger_adapters.postgres.pages import Pages, Places, ending_waits, waits_page, wrong_blocks
+from signal_ledger_adapters.postgres.pages import (
+    Pages,
+    Places,
+    count_ending_waits,
+    ending_waits,
+    waits_page,
+    wrong_blocks,
+)
 from signal_ledger_adapters.postgres.rows import to_recorded_job, to_seen_step, to_state, to_step
 from signal_ledger_adapters.postgres.schema import quote
 from signal_ledger_adapters.postgres.tables import (
@@ -94,10 +101,12 @@ class Audit:
         if wanted.job_id is not None:
             return await self._recorded(self._pages.stream(wanted, limit))
         parts = branches(wanted)
+        if parts == []:
+            return []
         places = await self._places(wanted)
         if parts is None:
             return await self._recorded(self._pages.log(wanted, places, limit))
-        return await self._recorded(self._pages.branches(parts, wanted, places, limit)) if parts else []
+        return await self._recorded(self._pages.branches(parts, wanted, places, limit))
 
     async def _places(self, wanted: EventFilter) -> Places:
         """Find out where in the log a page can be."""
@@ -127,12 +136,13 @@ class Audit:
     ) -> list[WaitingJob]:
         """Return a page of the jobs that wait, the longest-waiting first."""
         if deadline_before is not None:
-            few = await self._waiting(ending_waits(channel=channel, deadline_before=deadline_before, after=after))
-            if len(few) <= FEW_WAITS_MAX:
-                return first_waits(few, limit)
-        return await self._waiting(
-            waits_page(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
-        )
+            async with self._asking.connection(in_order=True) as connection:
+                count = await connection.scalar(count_ending_waits(deadline_before)) or 0
+            if count <= FEW_WAITS_MAX:
+                few = ending_waits(channel=channel, deadline_before=deadline_before, after=after)
+                return first_waits(await self._waiting(few, in_order=True), limit)
+        page = waits_page(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
+        return await self._waiting(page, in_order=True)
 
     async def waits_of(self, job_ids: Sequence[JobId]) -> list[WaitingJob]:
         """Return which of these jobs wait, the longest-waiting first."""
@@ -143,7 +153,7 @@ class Audit:
             .where(waits.c.status.in_(["live", "snoozed"]))
             .order_by(waits.c.since, waits.c.job_id)
         )
-        return await self._waiting(query)
+        return await self._waiting(query, in_order=False)
 
     async def outbox(self, *, limit: int, after: str | None) -> list[StoredSignal]:
         """Return a page of the signals that are not relayed, or were refused."""
@@ -174,13 +184,13 @@ class Audit:
             rows = (await connection.execute(query)).mappings().all()
         return [to_seen_step(row) for row in rows]
 
-    async def _waiting(self, query: Select[*tuple[Any, ...]]) -> list[WaitingJob]:
-        async with self._asking.connection() as connection:
+    async def _waiting(self, query: Select[*tuple[Any, ...]], *, in_order: bool) -> list[WaitingJob]:
+        async with self._asking.connection(in_order=in_order) as connection:
             rows = (await connection.execute(query)).all()
         return [to_waiting_job(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
-        async with self._asking.connection() as connection:
+        async with self._asking.connection(in_order=True) as connection:
             rows = (await connection.execute(query)).all()
         return [
             from_stored(StoredEvent._make(row[2:]), position=row[1], cursor=to_cursor(row[0], row[1])) for row in rows
@@ -221,13 +231,11 @@ class PostgresSnapshot:
         async for row in self._stream(query):
             yield StoredStep(job_id=JobId(row.job_id), step=_step_or_none(row._asdict()), open_edges=row.open_edges)
 
-    async def wrong_blocks(self) -> list[str]:
-        """Return the cursors of the last events of blocks that do not tell what the log has."""
-        wrong = []
+    async def wrong_blocks(self) -> AsyncIterator[str]:
+        """Yield the cursors of the last events of blocks that do not tell what the log has."""
         async for turn, position, is_wrong in self._stream(wrong_blocks()):
             if is_wrong:
-                wrong.append(to_cursor(turn, position))
-        return wrong
+                yield to_cursor(turn, position)
 
     async def repairs(self) -> list[JobId]:
         """Return the jobs whose streams are known to lack an event."""

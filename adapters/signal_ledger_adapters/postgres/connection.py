@@ -160,17 +160,22 @@ async def connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection, None
         await connection.close()
 
 
+# What is switched off looks dear to the planner; before version 18 so dear that the server would compile such a query
+# first, which takes far longer than to answer it.
+_NOT_COMPILED = {"jit": "off"}
+
 # The ledger's functions look up rows by their keys, whatever the planner thinks of tables that were small when it
 # looked, and one plan will do for all.
-FOR_LANES = {"plan_cache_mode": "force_generic_plan"} | {
-    f"enable_{way}": "off" for way in ("seqscan", "bitmapscan", "mergejoin", "hashjoin")
-}
+FOR_LANES = {"plan_cache_mode": "force_generic_plan"} | _NOT_COMPILED
+FOR_LANES |= {f"enable_{way}": "off" for way in ("seqscan", "bitmapscan", "mergejoin", "hashjoin")}
 
 # Pages are read in the order of an index, whatever the planner thinks: see signal_ledger_adapters.postgres.pages.
-FOR_QUESTIONS = {f"enable_{way}": "off" for way in ("seqscan", "bitmapscan", "sort")}
+FOR_QUESTIONS = {"enable_seqscan": "off", "enable_bitmapscan": "off"} | _NOT_COMPILED
 
 
-async def set_up(driver: asyncpg.Connection, *, statement_timeout_s: float = 0.0, is_lane: bool = False) -> None:
+async def set_up(
+    driver: asyncpg.Connection, *, statement_timeout_s: float = 0.0, is_lane: bool = False, in_order: bool = False
+) -> None:
     """Set what the lock order stands on, whatever the database's default is; the functions see to durability.
 
     Time limits of the database are lifted: a statement that needs longer would never succeed, however often it is tried
@@ -182,6 +187,7 @@ async def set_up(driver: asyncpg.Connection, *, statement_timeout_s: float = 0.0
         statement_timeout_s: When the database ends a statement by itself, lest it works for nobody; 0 is never.
         is_lane: Whether it is kept for calls of the ledger's functions alone. Set here, their settings cost nothing; as
             settings of the functions they are a tenth of a call. Else it is kept for questions.
+        in_order: Whether its next question is answered in the order of an index, never by sorting.
     """
     # To isinstance, every connection of asyncpg's is one of every class derived from it.
     if issubclass(type(driver), PooledConnection):
@@ -189,7 +195,7 @@ async def set_up(driver: asyncpg.Connection, *, statement_timeout_s: float = 0.0
         return
     settings = {"default_transaction_isolation": "'read committed'"} | unlimited(driver)
     settings["statement_timeout"] = str(min(round(statement_timeout_s * 1000), _STATEMENT_TIMEOUT_MAX_MS))
-    settings |= FOR_LANES if is_lane else FOR_QUESTIONS
+    settings |= FOR_LANES if is_lane else FOR_QUESTIONS | {"enable_sort": "off" if in_order else "on"}
     await driver.execute(";".join(f"SET {name} = {value}" for name, value in settings.items()))
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from signal_ledger.errors import SchemaError
 from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
 from signal_ledger_adapters.postgres.connection import connected, create_engine, dispose, driver_of
+from signal_ledger_adapters.postgres.pooler import PooledConnection
 from signal_ledger_adapters.postgres.schema import (
     Index,
     Names,
@@ -83,7 +84,7 @@ AS $$ SELECT <'oban'>::text $$;
 _TESTING = """
 CREATE TABLE IF NOT EXISTS ledger.test_clock (now timestamptz);
 CREATE OR REPLACE FUNCTION ledger.clock() RETURNS timestamptz
-LANGUAGE sql VOLATILE PARALLEL SAFE
+LANGUAGE sql VOLATILE PARALLEL SAFE SET jit = off
 AS $$ SELECT coalesce((SELECT c.now FROM ledger.test_clock AS c), clock_timestamp()) $$;
 CREATE OR REPLACE FUNCTION ledger.refuse_change() RETURNS trigger
 LANGUAGE plpgsql
@@ -146,7 +147,7 @@ async def migrate(url: URL, names: Names, *, testing: bool = False) -> int:
     engine = create_engine(url, names)
     try:
         await Asking(engine, TIMEOUT_S).require_sessions()
-        await _make_indexes(engine, names)
+        await _make_indexes(engine, names, testing=testing)
         deadlocks = 0
         while True:
             try:
@@ -219,13 +220,14 @@ def script(names: Names) -> str:
     return "\n".join(names.put_into(part.strip("\n") + "\n") for part in parts)
 
 
-async def _make_indexes(engine: AsyncEngine, names: Names) -> None:
+async def _make_indexes(engine: AsyncEngine, names: Names, *, testing: bool) -> None:
     """Make the indexes of the steps to come on the tables that are there, concurrently. Outside of a transaction."""
     async with connected(engine) as connection, _rights_required(names):
         driver = await driver_of(connection)
         found = await _settings(driver, names)
         if found is None:
             return
+        _check_fits(found, names, testing=testing)
         wanted = [
             index
             for step in migrations()[found["version"] :]
@@ -234,16 +236,35 @@ async def _make_indexes(engine: AsyncEngine, names: Names) -> None:
         ]
         if not wanted:
             return
-        _check_owner(found, names)
-        await driver.execute("SET statement_timeout = 0; SET lock_timeout = 0")
-        # One at a time. Asked again and again: who waits inside of the database, the index would wait for.
-        while not await driver.fetchval("SELECT pg_try_advisory_lock(hashtext('signal_ledger.indexes'))"):  # noqa: ASYNC110
-            await asyncio.sleep(_GIVE_WAY_S)
-        try:
+        # Behind a pooler the session is another's next; the limits of the role hold there.
+        if not issubclass(type(driver), PooledConnection):
+            await driver.execute("SET statement_timeout = 0; SET lock_timeout = 0")
+        async with _alone(engine):
             for index in wanted:
                 await _make_index(driver, names, index)
-        finally:
-            await driver.execute("SELECT pg_advisory_unlock(hashtext('signal_ledger.indexes'))")
+
+
+@asynccontextmanager
+async def _alone(engine: AsyncEngine) -> AsyncGenerator[None, None]:
+    """Wait until nobody else makes indexes, and have nobody else make them meanwhile.
+
+    What keeps the others out is a transaction, since behind a pooler there are no sessions. It has no snapshot, so an
+    index does not wait for it; and nobody waits for it inside of the database, since an index would wait for them.
+    """
+    async with connected(engine) as connection:
+        driver = await driver_of(connection)
+        is_told = False
+        while True:
+            async with driver.transaction(isolation="read_committed"):
+                if await driver.fetchval("SELECT pg_try_advisory_xact_lock(hashtext('signal_ledger.indexes'))"):
+                    # Also ends the portal of the statement before, and with it the snapshot that this had.
+                    await driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                    yield
+                    return
+            if not is_told:
+                logger.info("another migration makes the indexes; waiting for it")
+                is_told = True
+            await asyncio.sleep(_GIVE_WAY_S)
 
 
 async def _make_index(driver: asyncpg.Connection, names: Names, index: Index) -> None:
@@ -277,13 +298,7 @@ async def _migrate(driver: asyncpg.Connection, names: Names, *, testing: bool) -
     version = 0
     found = await _settings(driver, names)
     if found is not None:
-        _check_owner(found, names)
-        _check_version(found, names)
-        if found["testing"] != testing:
-            raise SchemaError(
-                f"{_told(names)} was made with testing={found['testing']}, expected testing={testing}; that cannot be "
-                "changed: use another database, or drop the schema first, and its log with it"
-            )
+        _check_fits(found, names, testing=testing)
         version = found["version"]
     await driver.execute(names.put_into(_REQUIRE))
     newest, digest = steps[-1].version, functions_digest(names)
@@ -359,6 +374,16 @@ async def _rights_required(names: Names) -> AsyncGenerator[None, None]:
         raise SchemaError(str(error)) from error
     except asyncpg.InsufficientPrivilegeError as error:
         raise SchemaError(f"{_told(names)}: {error}; ask its owner for the right, or do this as its owner") from error
+
+
+def _check_fits(found: asyncpg.Record, names: Names, *, testing: bool) -> None:
+    _check_owner(found, names)
+    _check_version(found, names)
+    if found["testing"] != testing:
+        raise SchemaError(
+            f"{_told(names)} was made with testing={found['testing']}, expected testing={testing}; that cannot be "
+            "changed: use another database, or drop the schema first, and its log with it"
+        )
 
 
 def _check_owner(found: asyncpg.Record, names: Names) -> None:

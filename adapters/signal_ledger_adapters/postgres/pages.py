@@ -170,19 +170,24 @@ def waits_page(*, channel: str | None, deadline_before: datetime | None, limit: 
     return query if deadline_before is None else query.where(waits.c.deadline_at < deadline_before)
 
 
+def count_ending_waits(deadline_before: datetime) -> Select[int]:
+    """Count the waits that end before an instant, up to one more than there may be to be few."""
+    return select(func.count()).select_from(_ending(deadline_before).limit(FEW_WAITS_MAX + 1).subquery())
+
+
 def ending_waits(*, channel: str | None, deadline_before: datetime, after: str | None) -> Page:
-    """Read the waits that end before an instant, in the order of their ends; one more than there may be to be few."""
-    query = (
-        _waiting()
-        .where(waits.c.deadline_at.is_not(None), waits.c.deadline_at < deadline_before)
-        .order_by(waits.c.deadline_at)
-        .limit(FEW_WAITS_MAX + 1)
-    )
+    """Read the few waits that end before an instant, in the order of their ends."""
+    query = _ending(deadline_before)
     if channel is not None:
         query = query.where(waits.c.current == channel)
     if after is not None:
         query = query.where(tuple_(waits.c.since, waits.c.job_id) > tuple_(*cursor_wait(after)))
     return query
+
+
+def _ending(deadline_before: datetime) -> Page:
+    ends_before = waits.c.deadline_at.is_not(None), waits.c.deadline_at < deadline_before
+    return _waiting().where(*ends_before).order_by(waits.c.deadline_at)
 
 
 def _waiting() -> Page:

@@ -45,7 +45,7 @@ class Row(Protocol):
 
 
 def to_recorded_job(row: Row) -> RecordedJob:
-    """Read a row of Oban's, its documents and arrays as the text of JSON."""
+    """Read a row of Oban's, its documents and arrays as the text of JSON; null is one without anything in it."""
     instants = {name: row[name] and row[name].replace(tzinfo=UTC) for name in JOB_INSTANTS}
     return RecordedJob(
         worker=row["worker"],
@@ -54,11 +54,11 @@ def to_recorded_job(row: Row) -> RecordedJob:
         priority=row["priority"],
         attempt=row["attempt"],
         max_attempts=row["max_attempts"],
-        args=json.loads(row["args"]),
-        meta=json.loads(row["meta"]),
-        tags=tuple(json.loads(row["tags"])),
-        errors=tuple(json.loads(row["errors"])),
-        attempted_by=tuple(json.loads(row["attempted_by"])),
+        args=json.loads(row["args"] or "{}"),
+        meta=json.loads(row["meta"] or "{}"),
+        tags=tuple(json.loads(row["tags"] or "[]")),
+        errors=tuple(json.loads(row["errors"] or "[]")),
+        attempted_by=tuple(json.loads(row["attempted_by"] or "[]")),
         **instants,
     )
 

@@ -295,7 +295,7 @@ class PostgresStore:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[PostgresSnapshot, None]:
-        async with self._asking.asked() as asked:
+        async with self._asking.asked(in_order=True) as asked:
             with asked.answers():
                 options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
                 _ = await asked.connection.execution_options(**options)
@@ -314,7 +314,7 @@ class PostgresStore:
         ):
             after = found[-1]
         await self._call("SELECT ledger.forget_blocks()")
-        while await self._call(_WRITE_BLOCKS, _BLOCKS_AT_ONCE):
+        while await self._call("SELECT ledger.rewrite_blocks($1::integer)", _BLOCKS_AT_ONCE):
             pass
         return count
 

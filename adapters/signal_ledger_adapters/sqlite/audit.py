@@ -33,6 +33,7 @@ from signal_ledger_adapters.sqlite.pages import (
     BLOCK,
     Places,
     branches_page,
+    count_ending_waits,
     ending_waits,
     log_page,
     stream_page,
@@ -121,9 +122,11 @@ class Audit:
     ) -> list[WaitingJob]:
         """Return a page of the jobs that wait, the longest-waiting first."""
         if deadline_before is not None:
-            few = await self._waiting(ending_waits(channel=channel, deadline_before=deadline_before, after=after))
-            if len(few) <= FEW_WAITS_MAX:
-                return first_waits(few, limit)
+            async with reading(self._engine, self._path) as connection:
+                count = await connection.scalar(count_ending_waits(deadline_before)) or 0
+            if count <= FEW_WAITS_MAX:
+                few = ending_waits(channel=channel, deadline_before=deadline_before, after=after)
+                return first_waits(await self._waiting(few), limit)
         return await self._waiting(
             waits_page(channel=channel, deadline_before=deadline_before, limit=limit, after=after)
         )
@@ -208,11 +211,13 @@ class SqliteSnapshot:
             async for *columns, count in rows:
                 yield StoredStep(job_id=JobId(columns[0]), step=_step_or_none(columns), open_edges=count)
 
-    async def wrong_blocks(self) -> list[str]:
-        """Return the cursors of the last events of blocks that do not tell what the log has."""
+    async def wrong_blocks(self) -> AsyncIterator[str]:
+        """Yield the cursors of the last events of blocks that do not tell what the log has."""
         query = text(statement("blocks_wrong")).execution_options(yield_per=_ROWS_AT_ONCE)
         async with self._connection.stream(query) as rows:
-            return [position_cursor(BLOCK * (block + 1)) async for block, is_wrong in rows if is_wrong]
+            async for block, is_wrong in rows:
+                if is_wrong:
+                    yield position_cursor(BLOCK * (block + 1))
 
     async def repairs(self) -> list[JobId]:
         """Return the jobs whose streams are known to lack an event."""

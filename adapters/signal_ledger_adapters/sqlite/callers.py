@@ -41,7 +41,8 @@ async def insert_jobs(
     """
     caller = await _Caller.of(connection)
     await caller.check_file(path)
-    # Takes the write lock: who had it has told by now which ids were given, and may have been rolled back.
+    # Takes the write lock: of this process, who had it has told by now which ids were given, and may have been rolled
+    # back.
     await caller.run("job_ids_begin", ())
     if any("workflow_id" in job.meta for job in jobs):
         # A step is more than a row, and there is one piece of code for that.

@@ -166,9 +166,15 @@ def waits_page(
     return query.where(*_of_waits(channel, deadline_before, after))
 
 
+def count_ending_waits(deadline_before: datetime) -> Select[int]:
+    """Count the waits that end before an instant, up to one more than there may be to be few."""
+    query = ending_waits(channel=None, deadline_before=deadline_before, after=None).limit(FEW_WAITS_MAX + 1)
+    return select(func.count()).select_from(query.subquery())
+
+
 def ending_waits(*, channel: str | None, deadline_before: datetime, after: str | None) -> Select[*tuple[Any, ...]]:
-    """Read the waits that end before an instant, in the order of their ends; one more than there may be to be few."""
-    query = _waiting("deadline").order_by(_WAIT["deadline_at"]).limit(FEW_WAITS_MAX + 1)
+    """Read the few waits that end before an instant, in the order of their ends."""
+    query = _waiting("deadline").order_by(_WAIT["deadline_at"])
     return query.where(text("deadline_at IS NOT NULL"), *_of_waits(channel, deadline_before, after))
 
 

@@ -16,7 +16,7 @@ STREAMS_AT_ONCE = 200
 """How many streams one transaction folds anew, so that signals and jobs can go on in between."""
 
 
-BLOCKS_AT_ONCE = 200
+BLOCKS_AT_ONCE = 50
 """How many blocks one transaction writes anew: of some 50,000 events."""
 
 

@@ -261,12 +261,16 @@ class Writer:
             else:
                 return
             self._is_waiting_for_lock = True
-            # Ids wait for the transaction of a caller, which may take as long as it likes.
-            if time.monotonic() > warn_at and not all(isinstance(one.operation, PassIds) for one in batch):
-                logger.warning("%s: another program holds the write lock; %d operations wait", self._path, len(batch))
+            if time.monotonic() > warn_at:
+                self._warn([*batch, *self._requests.copy()])
                 warn_at += _LOCK_WARNING_S
             time.sleep(_LOCK_DELAYS_S[min(tries, len(_LOCK_DELAYS_S) - 1)])
             tries += 1
+
+    def _warn(self, waiting: list[_Request]) -> None:
+        # Ids wait for the transaction of a caller, which may take as long as it likes; what comes behind them may not.
+        if not all(isinstance(one.operation, PassIds) for one in waiting):
+            logger.warning("%s: another program holds the write lock; %d operations wait", self._path, len(waiting))
 
     def _locked(self, batch: list[_Request], error: Exception | None) -> None:
         self._is_waiting_for_lock = False

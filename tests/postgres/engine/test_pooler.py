@@ -19,6 +19,7 @@ from signal_ledger_adapters.oban import watch
 from signal_ledger_adapters.postgres.connection import create_engine, driver_of, to_url
 from signal_ledger_adapters.postgres.schema import Names, migrations
 from tests.eventually import eventually
+from tests.postgres.conftest import install_oban
 from tests.postgres.engine.conftest import Node, an_oban, query
 from tests.postgres.engine.workers import APPROVED, Approval
 from tests.postgres.faults.load import Load
@@ -37,6 +38,9 @@ unix_socket_dir = {folder}
 logfile = {folder}/log
 auth_type = any
 """
+
+
+LIMITS = "SELECT name FROM pg_settings WHERE source = 'session' AND name LIKE '%timeout'"
 
 
 @pytest.fixture
@@ -231,6 +235,27 @@ async def test_d1_a_pooler_that_is_killed_and_started_again_in_mid_load_loses_an
             assert (figures.unknown > 0) == (timeout < 1)
             assert (await ledger.verify()).ok
             await have_consumed_all(node, jobs)
+
+
+async def test_an_upgrade_through_it_leaves_neither_lock_nor_limit_in_its_sessions(database, caplog):
+    """Indexes are made outside of a transaction; its sessions are given to others in between."""
+    await install_oban(database)
+    caplog.set_level(logging.INFO, logger="signal_ledger_adapters.postgres.migrate")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute((Path(__file__).parents[1] / "released" / "2.sql").read_text(encoding="utf-8"))
+    with a_pooler(database, sessions=4) as url, psycopg.connect(database) as writing:
+        await eventually(lambda: _is_up(url))
+        [[job_id]] = query(database, "INSERT INTO oban_jobs (worker) VALUES ('w') RETURNING id")
+        # The first index waits for it.
+        writing.execute("SELECT signal_ledger.signal(%s, '\\x836a')", [job_id])
+        upgrades = [asyncio.create_task(migrate(f"{url}&statement_cache_size=0")) for _ in range(2)]
+        await eventually(lambda: "another migration makes the indexes" in caplog.text)
+        writing.commit()
+        assert set(await asyncio.gather(*upgrades)) == {migrations()[-1].version}
+        assert query(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+        for _ in range(8):
+            with psycopg.connect(url, prepare_threshold=None) as other:
+                assert other.execute(LIMITS).fetchall() == []
 
 
 async def test_a_pooler_of_sessions_needs_nothing(ledger_url):

@@ -569,8 +569,8 @@ BEGIN
 END;
 $$;
 
--- Keep the edges anew that are missing or not as the log has them, and count again what the next steps are held for. Returns the jobs of these steps;
--- NULL when there are none behind `after`. All steps must be there.
+-- Keep the edges anew that are missing or not as the log has them, and count again what the next steps are held for.
+-- Returns the jobs of these steps; NULL when there are none behind `after`. All steps must be there.
 --
 -- A step whose last dep ended while its edges were missing is released now, or cancelled.
 CREATE OR REPLACE FUNCTION ledger.rebuild_edges(after bigint, most integer) RETURNS bigint[]

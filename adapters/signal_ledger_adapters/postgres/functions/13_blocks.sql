@@ -1,6 +1,7 @@
 -- Blocks: what 256 events of the log hold, so that readers find events by their time, and deliveries where they are rare.
 
--- Write the next blocks, as far as the log is settled. Returns how many; 0 also while somebody else does so.
+-- Write the next blocks, as far as the log is settled: so many at most. Returns how many; 0 also while somebody else does
+-- so.
 --
 -- With the rights of its owner: the roles of an older version need no new ones.
 CREATE OR REPLACE FUNCTION ledger.write_blocks(most integer) RETURNS integer
@@ -163,6 +164,16 @@ BEGIN
         behind_turn := block.turn;
         behind_position := block.position;
     END LOOP;
+END;
+$$;
+
+-- Write the next blocks, as `write_blocks`, once nobody else does so.
+CREATE OR REPLACE FUNCTION ledger.rewrite_blocks(most integer) RETURNS integer
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('signal_ledger.blocks'), hashtext(<'ledger'>));
+    RETURN ledger.write_blocks(most);
 END;
 $$;
 
