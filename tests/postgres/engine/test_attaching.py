@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections import Counter
 
 import psycopg
 import pytest
@@ -433,7 +434,10 @@ async def test_a_job_that_began_before_any_name_was_imported_is_put_off(ledger_u
     )
     printed, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, errors.decode()
-    assert sorted(printed.split()) == [b"charged", *[b"heard"] * 3, *[b"process"] * 6]
+    lines = Counter(printed.split())
+    # Each is put off at least once; more often, if the ledger is attached late.
+    assert lines.pop(b"process") >= 6
+    assert lines == {b"charged": 1, b"heard": 3}
     assert query(ledger_url, "SELECT DISTINCT state::text, attempt FROM oban_jobs") == [("completed", 1)]
 
 

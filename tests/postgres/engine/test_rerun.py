@@ -62,6 +62,16 @@ async def test_l6_a_job_that_is_gone_is_run_again_with_its_args_given(it, ledger
     assert (await rerun(Sale, history, args={"order": 12})).ok
 
 
+async def test_a_row_without_documents_is_exported_as_an_empty_one(it):
+    """Oban's schema for other languages lets them be null."""
+    sale = await sold(it)
+    for name in ("meta", "tags", "errors", "attempted_by"):
+        it.sql(f"ALTER TABLE oban_jobs ALTER {name} DROP NOT NULL")
+    it.sql("UPDATE oban_jobs SET meta = NULL, tags = NULL, errors = NULL, attempted_by = NULL WHERE id = %s", sale.id)
+    row = (await it.ledger.export(sale)).job
+    assert (row.meta, row.tags, row.errors, row.attempted_by) == ({}, (), (), ())
+
+
 async def test_a_rerun_beside_an_open_engine_writes_nothing(it):
     telling = await Telling.enqueue()
     await signal(telling, "go")

@@ -49,6 +49,7 @@ async def test_d1_a_crash_of_the_server_loses_and_doubles_nothing(cluster, it, t
     await have_consumed_all(it, jobs)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("whose", OF)
 async def test_d1_connections_that_are_ended_from_within_lose_and_double_nothing(it, whose, record_property):
     jobs = await collectors(it)

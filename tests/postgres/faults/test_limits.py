@@ -106,6 +106,9 @@ async def test_connections_that_the_server_ends_when_they_are_idle_are_opened_an
     query(ledger_url, "DROP ROLE limited")
 
 
+OF_LIMITED = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'limited'"
+
+
 async def test_d1_while_all_connections_are_taken_signals_wait_and_say_why(ledger_url):
     """The limit of a role; that of the whole server is told in the same way."""
     url = as_role(ledger_url, "limited")
@@ -129,6 +132,8 @@ async def test_d1_while_all_connections_are_taken_signals_wait_and_say_why(ledge
             assert not waiting.done()
             others.close()
             assert (await waiting).outcome == "buffered"
+        # The server may not know yet that the other connection was closed.
+        await eventually(lambda: query(ledger_url, OF_LIMITED) < [(2,)])
         assert [event.payload for event in await ledger.history(job_id)] == [2]
     query(ledger_url, "DROP OWNED BY limited; DROP ROLE limited")
 
