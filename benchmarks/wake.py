@@ -1,4 +1,4 @@
-"""From `signal` to the payload in the job: live and snoozed, in one process and from another one."""
+"""From `signal` to the payload in the job: live and snoozed, in one process."""
 
 import asyncio
 import statistics
