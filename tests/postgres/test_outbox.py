@@ -3,15 +3,12 @@
 import asyncio
 import contextlib
 import traceback
-from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 import psycopg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
+from psycopg.rows import dict_row
+from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker, create_async_engine
 
 from signal_ledger.commands import Deliver
 from signal_ledger.jobs import JobState
@@ -23,45 +20,10 @@ from signal_ledger_adapters.postgres.connection import to_url
 from signal_ledger_adapters.postgres.migrate import migrate
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
+from tests.callers import Caller, make_engine, sqlalchemy_connection, sqlalchemy_session, with_psycopg
 from tests.postgres.conftest import install, install_oban
 
 SECRET = "4111 1111 1111 1111"
-
-
-@dataclass
-class Caller:
-    """A caller's connection, whatever it is, with a transaction of its own."""
-
-    conn: Any
-    run: Any
-    commit: Any
-    rollback: Any
-
-
-@contextlib.asynccontextmanager
-async def sqlalchemy_session(url, driver):
-    engine = create_async_engine(make_url(url).set(drivername=f"postgresql+{driver}"))
-    async with AsyncSession(engine) as session:
-
-        async def run(sql):
-            result = await session.execute(text(sql))
-            return result.scalar() if result.returns_rows else None
-
-        yield Caller(session, run, session.commit, session.rollback)
-    await engine.dispose()
-
-
-@contextlib.asynccontextmanager
-async def sqlalchemy_connection(url, driver):
-    engine = create_async_engine(make_url(url).set(drivername=f"postgresql+{driver}"))
-    async with engine.connect() as connection:
-
-        async def run(sql):
-            result = await connection.execute(text(sql))
-            return result.scalar() if result.returns_rows else None
-
-        yield Caller(connection, run, connection.commit, connection.rollback)
-    await engine.dispose()
 
 
 @contextlib.asynccontextmanager
@@ -83,25 +45,15 @@ async def with_asyncpg_pool(url):
             await transaction.rollback()
 
 
-@contextlib.asynccontextmanager
-async def with_psycopg(url):
-    async with await psycopg.AsyncConnection.connect(url, row_factory=psycopg.rows.dict_row) as connection:
-
-        async def run(sql):
-            cursor = await connection.execute(sql)
-            return next(iter((await cursor.fetchone()).values())) if cursor.description else None
-
-        yield Caller(connection, run, connection.commit, connection.rollback)
-
-
 CALLERS = {
-    "AsyncSession with asyncpg": lambda url: sqlalchemy_session(url, "asyncpg"),
-    "AsyncSession with psycopg": lambda url: sqlalchemy_session(url, "psycopg"),
-    "AsyncConnection with asyncpg": lambda url: sqlalchemy_connection(url, "asyncpg"),
-    "AsyncConnection with psycopg": lambda url: sqlalchemy_connection(url, "psycopg"),
+    "AsyncSession with asyncpg": lambda url: sqlalchemy_session(make_engine(url, "asyncpg")),
+    "AsyncSession with psycopg": lambda url: sqlalchemy_session(make_engine(url, "psycopg")),
+    "AsyncConnection with asyncpg": lambda url: sqlalchemy_connection(make_engine(url, "asyncpg")),
+    "AsyncConnection with psycopg": lambda url: sqlalchemy_connection(make_engine(url, "psycopg")),
     "asyncpg": with_asyncpg,
     "asyncpg's pool": with_asyncpg_pool,
     "psycopg": with_psycopg,
+    "psycopg with rows by name": lambda url: with_psycopg(url, dict_row),
 }
 
 
@@ -290,7 +242,7 @@ async def test_d8_a_connection_elsewhere_does_not_show_the_payload_either(bench,
 
 async def test_d8_a_scoped_session_is_refused(bench, ledger_url):
     """Which session it stands for depends on the task, and the signal is stored in one of its own."""
-    engine = create_async_engine(make_url(ledger_url).set(drivername="postgresql+asyncpg"))
+    engine = make_engine(ledger_url, "asyncpg")
     sessions = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
     with pytest.raises(TypeError, match=r"conn: expected a SQLAlchemy AsyncSession .*\.async_scoped_session$"):
         await bench.signaller.store(sessions, 404)

@@ -3,28 +3,17 @@
 import asyncio
 import contextlib
 import sqlite3
-from dataclasses import dataclass
-from typing import Any
 
 import aiosqlite
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from signal_ledger.embedded.operations import RelayOutbox
 from signal_ledger.errors import DeliveryUnknown
 from signal_ledger.testing.contract.outbox import outbox, whole_log
 from signal_ledger.testing.contract.steps import asleep, kinds
-
-
-@dataclass
-class Caller:
-    """A caller's connection, whatever it is, with a transaction of its own."""
-
-    conn: Any
-    run: Any
-    commit: Any
-    rollback: Any
+from tests.callers import Caller, sqlalchemy_connection, sqlalchemy_session, with_aiosqlite
 
 
 def make_engine(path, *, begins=False):
@@ -43,36 +32,6 @@ def make_engine(path, *, begins=False):
 
 
 @contextlib.asynccontextmanager
-async def sqlalchemy_session(path, **options):
-    engine = make_engine(path, **options)
-    async with AsyncSession(engine) as session:
-
-        async def run(sql):
-            await session.execute(text(sql))
-
-        yield Caller(session, run, session.commit, session.rollback)
-    await engine.dispose()
-
-
-@contextlib.asynccontextmanager
-async def sqlalchemy_connection(path, **options):
-    engine = make_engine(path, **options)
-    async with engine.connect() as connection:
-
-        async def run(sql):
-            await connection.execute(text(sql))
-
-        yield Caller(connection, run, connection.commit, connection.rollback)
-    await engine.dispose()
-
-
-@contextlib.asynccontextmanager
-async def with_aiosqlite(path):
-    async with aiosqlite.connect(path) as connection:
-        yield Caller(connection, connection.execute, connection.commit, connection.rollback)
-
-
-@contextlib.asynccontextmanager
 async def with_rows_by_name(path):
     async with aiosqlite.connect(path) as connection:
         connection.row_factory = sqlite3.Row
@@ -81,10 +40,10 @@ async def with_rows_by_name(path):
 
 
 CALLERS = {
-    "AsyncSession": sqlalchemy_session,
-    "AsyncSession that begins": lambda path: sqlalchemy_session(path, begins=True),
-    "AsyncConnection": sqlalchemy_connection,
-    "AsyncConnection that begins": lambda path: sqlalchemy_connection(path, begins=True),
+    "AsyncSession": lambda path: sqlalchemy_session(make_engine(path)),
+    "AsyncSession that begins": lambda path: sqlalchemy_session(make_engine(path, begins=True)),
+    "AsyncConnection": lambda path: sqlalchemy_connection(make_engine(path)),
+    "AsyncConnection that begins": lambda path: sqlalchemy_connection(make_engine(path, begins=True)),
     "aiosqlite": with_aiosqlite,
     "aiosqlite with rows by name": with_rows_by_name,
 }
@@ -166,7 +125,7 @@ async def test_d8_a_connection_to_another_file_is_refused(bench, tmp_path, path)
         async with aiosqlite.connect(place) as connection:
             with pytest.raises(ValueError, match=f"conn: expected a connection to {path}, the ledger's own file"):
                 await bench.signaller.store(connection, 404)
-    async with sqlalchemy_session(tmp_path / "other.db") as caller:
+    async with sqlalchemy_session(make_engine(tmp_path / "other.db")) as caller:
         with pytest.raises(ValueError, match="got one to another database"):
             await bench.signaller.store(caller.conn, 404)
 
