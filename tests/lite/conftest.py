@@ -1,8 +1,10 @@
 import contextlib
+import datetime as dt
 
 import pytest
 
 from signal_ledger import lite
+from signal_ledger.embedded.operations import PruneJobs
 from tests.eventually import eventually
 
 
@@ -19,8 +21,9 @@ def url(path):
 class Lite:
     """An engine under test, and what tests ask of it."""
 
-    def __init__(self, engine):
+    def __init__(self, engine, url):
         self.engine = engine
+        self.url = url
 
     async def state(self, job):
         found = await self.engine.get_job(getattr(job, "id", job))
@@ -44,6 +47,11 @@ class Lite:
     async def kinds(self, job):
         return [recorded.kind.value for recorded in await self.engine.ledger.history(job.id)]
 
+    async def prune(self):
+        """Prune all jobs that have ended, and return how many."""
+        tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+        return await self.engine._store.transact(PruneJobs(before=tomorrow, limit=100))
+
 
 @pytest.fixture
 async def start(url):
@@ -55,7 +63,7 @@ async def start(url):
             engine = await stack.enter_async_context(
                 lite(url, queues={"default": 5} if queues is None else queues, **options)
             )
-            return Lite(engine)
+            return Lite(engine, url)
 
         yield start_one
     from signal_ledger import open_ledger

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from oban import Job, Oban
-from psycopg import errors
+from psycopg import Error, errors
 
 from signal_ledger import engines
 from signal_ledger.arguments import to_share
@@ -167,11 +167,21 @@ class ObanEngine(engines.Engine):
 
     async def enqueue(self, job: Job, *, conn: object = None) -> Job:
         """Insert a job; see ``oban.Oban.enqueue``."""
-        return await self._oban.enqueue(job, conn=conn)
+        [inserted] = await self.enqueue_many(job, conn=conn)
+        return inserted
 
     async def enqueue_many(self, jobs_or_first: Iterable[Job] | Job, /, *rest: Job, conn: object = None) -> list[Job]:
-        """Insert several jobs, all or none."""
-        return await self._oban.enqueue_many(jobs_or_first, *rest, conn=conn)
+        """Insert several jobs, all or none.
+
+        Raises:
+            ValueError: One is a step of a workflow, and cannot be inserted as such.
+        """
+        try:
+            return await self._oban.enqueue_many(jobs_or_first, *rest, conn=conn)
+        except (errors.UniqueViolation, errors.InvalidParameterValue) as error:
+            if (reason := _reason_of_refusal(error)) is None:
+                raise
+            raise ValueError(reason) from error
 
     async def get_job(self, job_id: int) -> Job | None:
         """Return a job; None if there is none of this id."""
@@ -251,6 +261,12 @@ class ObanEngine(engines.Engine):
         if outcome is Outcome.LIVE:
             # The signal may have been sent from another thread.
             self._loop.call_soon_threadsafe(self._attachment.give_hint, job_id)
+
+
+def _reason_of_refusal(error: Error) -> str | None:
+    """Return why the ledger's trigger did not take a step; None if it was not the trigger that failed."""
+    rule, _, reason = (error.diag.message_primary or "").partition(": ")
+    return reason if rule.startswith("signal_ledger F") else None
 
 
 def _forget(identifying: "asyncio.Task[object]") -> None:

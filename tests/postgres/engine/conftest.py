@@ -51,6 +51,10 @@ class Node:
     async def kinds(self, job):
         return [recorded.kind.value for recorded in await self.ledger.history(job.id)]
 
+    async def prune(self):
+        """Prune all jobs that have ended, and return how many."""
+        return await self.oban._query.prune_jobs(-1, 100)
+
     async def until_consumed(self, job, count=None):
         """Wait until a job has consumed all that it was sent, or so many."""
 

@@ -9,10 +9,29 @@ from signal_ledger import await_signal, open_ledger
 from signal_ledger.causes import Cause
 from signal_ledger.plan import Plan
 from signal_ledger.steps import steps_to_retry
+from tests.callers import make_engine, sqlalchemy_connection, sqlalchemy_session, with_psycopg
 from tests.eventually import eventually
 from tests.postgres.engine.workers import APPROVED, SEEN, Approval
+from tests.workflows import WorkflowContract
 
 WORKFLOW = "orders/1"
+
+CALLERS = {
+    "AsyncSession": lambda url: sqlalchemy_session(make_engine(url, "psycopg")),
+    "AsyncConnection": lambda url: sqlalchemy_connection(make_engine(url, "psycopg")),
+    "psycopg": with_psycopg,
+}
+
+
+class TestWorkflowsOnOban(WorkflowContract):
+    @pytest.fixture(params=["engine", "oban"])
+    def enqueue_many(self, request, it):
+        return getattr(it, request.param).enqueue_many
+
+    @pytest.fixture(params=list(CALLERS))
+    async def caller(self, request, ledger_url):
+        async with CALLERS[request.param](ledger_url) as caller:
+            yield caller
 
 
 @worker()
