@@ -13,7 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 from oban import Cancel, Oban, Record, Snooze, current_job, job, worker
 
-from signal_ledger import History, RerunDiverged, RerunReport, await_signal, rerun, signal
+from signal_ledger import History, RerunDiverged, RerunReport, Workflow, await_signal, rerun, signal
 from signal_ledger.execution import current_execution
 from signal_ledger.offline import current_notebook
 from signal_ledger_adapters.oban_api import path_of
@@ -350,6 +350,20 @@ async def test_jobs_are_taken_down_without_any_engine():
     assert [sent_to.target for sent_to in report.signals] == [f"the new job of {path_of(Asking)}"] * 3
     with pytest.raises(RuntimeError, match="Oban instance 'Oban' not found"):
         await Asking.enqueue()
+
+
+async def test_what_is_no_job_is_not_taken_down():
+    async def enqueue(job):
+        oban, workflow, beside = Oban.get_instance(), Workflow().add("asking", Asking.new()), Asking.new()
+        for call in (lambda: oban.enqueue(workflow), lambda: oban.enqueue_many(beside, workflow)):
+            with pytest.raises(TypeError, match=r"enqueue one workflow at a time: engine.enqueue_many\(workflow\)$"):
+                await call()
+        with pytest.raises(TypeError, match=r"expected a Job, such as Worker.new\(...\) returns, got builtins.dict"):
+            await oban.enqueue_many([beside, {"order": 1}])
+        return await oban.enqueue_many(workflow, Asking.new())
+
+    report = await rerun(a_worker(enqueue), history((0, sent("s1", 1))))
+    assert [taken.id for taken in report.result] == [taken.id for taken in report.jobs] == [-1, -2]
 
 
 # The debugger

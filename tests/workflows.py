@@ -10,6 +10,7 @@ import pytest
 from oban import Cancel, Job, worker
 
 from signal_ledger import PayloadError, Workflow, await_signal, open_ledger
+from signal_ledger.arguments import type_name
 from tests.eventually import eventually
 from tests.processes.children import child
 
@@ -347,6 +348,66 @@ class WorkflowContract:
             assert (await ended(workflow)).state == "completed"
 
     # Errors, before anything is written
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            lambda one, another, job: [one, another],
+            lambda one, another, job: [[one, another]],
+            lambda one, another, job: [job, one],
+            lambda one, another, job: [iter([job]), one],
+        ],
+    )
+    async def test_one_workflow_is_enqueued_at_a_time(self, it, given):
+        one, another, job = order(), order(), Charge.new()
+        hint = r"got Workflow\('order 7'\); enqueue one workflow at a time: engine.enqueue_many\(workflow\)$"
+        with pytest.raises(TypeError, match=hint):
+            await it.engine.enqueue_many(*given(one, another, job))
+        with pytest.raises(TypeError, match=hint):
+            await it.engine.enqueue(one)
+        assert await it.engine.get_job(1) is None
+        assert (one.job_ids, another.job_ids, job.id) == ({}, {}, None)
+
+    @pytest.mark.parametrize(
+        ("given", "name"),
+        [
+            ([{"amount": 12}], "builtins.dict"),
+            ([[{"amount": 12}]], "builtins.dict"),
+            (["approval"], "builtins.str"),
+            ([7], "builtins.int"),
+            ([None], "builtins.NoneType"),
+            ([Charge], "builtins.type"),
+            ([[], None], "builtins.NoneType"),
+        ],
+    )
+    async def test_what_is_no_job_is_not_enqueued_nor_is_what_stands_beside_it(self, it, given, name):
+        job = Charge.new()
+        with pytest.raises(TypeError, match=f"expected a Job.* got {name}$"):
+            await it.engine.enqueue_many(*given)
+        with pytest.raises(TypeError, match=f"job: expected a Job, such as Worker.new.* got {type_name(given[-1])}$"):
+            await it.engine.enqueue_many(job, given[-1])
+        with pytest.raises(TypeError, match=r"job: expected a Job, such as Worker.new\(...\) returns, got "):
+            await it.engine.enqueue(given[0])
+        assert (await it.engine.get_job(1), job.id) == (None, None)
+
+    async def test_all_jobs_are_enqueued_in_order_however_they_are_given(self, it):
+        def jobs(count):
+            return [Charge.new(meta={"name": str(number)}, schedule_in=3600) for number in range(count)]
+
+        for given, expected in (
+            (one := jobs(2), one),
+            ([one := jobs(2)], one),
+            ([iter(one := jobs(2))], one),
+            ([one := jobs(2), *(more := jobs(2))], [*one, *more]),
+            ([iter(one := jobs(2)), *(more := jobs(1))], [*one, *more]),
+            ([workflow := Workflow().add("a", jobs(1)[0]), *(more := jobs(1))], [workflow.jobs["a"], *more]),
+            ([[], *(more := jobs(1))], more),
+            ([()], []),
+        ):
+            assert await it.engine.enqueue_many(*given) == expected
+            ids = [job.id for job in expected]
+            assert None not in ids
+            assert ids == sorted(ids)
 
     async def test_a_workflow_is_enqueued_once(self, it, enqueue_many):
         workflow = order()

@@ -118,6 +118,8 @@ async def test_a_rerun_beside_an_open_engine_writes_nothing(it, url):
         async def process(self, job):
             await await_signal()
             await it.engine.enqueue(Noted.new({"by": "engine"}))
+            with pytest.raises(TypeError, match=r"job: expected a Job, such as .* got builtins.dict"):
+                await it.engine.enqueue_many(Noted.new(), {"by": "engine"})
             await it.engine.enqueue_many(Noted.new(), Noted.new(), conn=object())
             await it.engine.signal(job, "told", conn=object())
             for call in (it.engine.cancel_job, it.engine.retry_job, it.engine.delete_job, it.engine.get_job):

@@ -125,6 +125,12 @@ def workflows_made_in_another_way(job: Job, other: Job) -> None:
     Workflow().jobs["approval"] = job  # type: ignore[index]  # ty: ignore[invalid-assignment]
 
 
+async def workflows_enqueued_in_another_way(workflow: Workflow, engine: LiteEngine) -> None:
+    await engine.enqueue(workflow)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    await engine.enqueue_many(workflow, workflow)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+    await engine.enqueue_many([workflow])  # type: ignore[list-item]  # ty: ignore[invalid-argument-type]
+
+
 async def workflows_asked_in_another_way(workflow: Workflow, job: Job) -> None:
     workflow.status()  # type: ignore[unused-coroutine]  # ty: ignore[unused-awaitable]
     Workflow.load(workflow.id)  # type: ignore[unused-coroutine]  # ty: ignore[unused-awaitable]

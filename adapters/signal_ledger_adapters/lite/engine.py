@@ -21,6 +21,7 @@ from signal_ledger.names import JobId, SignalId
 from signal_ledger.offline import current_notebook, refuse_offline
 from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
 from signal_ledger.receipt import Outcome
+from signal_ledger_adapters.enqueueing import require_job, require_jobs
 from signal_ledger_adapters.lite.conversion import to_job, to_new_job, update_job
 from signal_ledger_adapters.lite.queue import Queue, QueueConfig, check_queues, make_queues
 from signal_ledger_adapters.lite.runner import Runner
@@ -189,15 +190,21 @@ class LiteEngine(engines.Engine):
             The same job, with its id, state and times.
 
         Raises:
-            TypeError: Its args hold what JSON cannot.
+            TypeError: It is no job, or its args hold what JSON cannot.
             ValueError: The connection is on another file.
         """
-        [inserted] = await self.enqueue_many([job], conn=conn)
+        [inserted] = await self.enqueue_many(require_job(job), conn=conn)
         return inserted
 
     async def enqueue_many(self, jobs_or_first: Iterable[Job] | Job, /, *rest: Job, conn: object = None) -> list[Job]:
-        """Insert several jobs, all or none; as `enqueue`."""
-        jobs = [jobs_or_first, *rest] if isinstance(jobs_or_first, Job) else [*jobs_or_first, *rest]
+        """Insert several jobs in order, all or none; as `enqueue`.
+
+        Args:
+            jobs_or_first: The jobs, such as those of a `signal_ledger.Workflow`; or the first one.
+            rest: More jobs.
+            conn: As for `enqueue`.
+        """
+        jobs = require_jobs(jobs_or_first, rest)
         new_jobs = tuple(to_new_job(job) for job in jobs)
         if (notebook := current_notebook()) is not None:
             return take_down(notebook, jobs)

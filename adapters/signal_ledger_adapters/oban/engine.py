@@ -18,6 +18,7 @@ from signal_ledger.ledger import Ledger
 from signal_ledger.names import JobId, SignalId
 from signal_ledger.offline import refuse_offline
 from signal_ledger.receipt import Outcome
+from signal_ledger_adapters.enqueueing import require_job, require_jobs
 from signal_ledger_adapters.oban import hooks
 from signal_ledger_adapters.oban.attachment import Attached, attachment_of
 from signal_ledger_adapters.oban.home import AtHome
@@ -166,18 +167,29 @@ class ObanEngine(engines.Engine):
         self._store = None
 
     async def enqueue(self, job: Job, *, conn: object = None) -> Job:
-        """Insert a job; see ``oban.Oban.enqueue``."""
-        [inserted] = await self.enqueue_many(job, conn=conn)
+        """Insert a job; see ``oban.Oban.enqueue``.
+
+        Raises:
+            TypeError: It is no job.
+        """
+        [inserted] = await self.enqueue_many(require_job(job), conn=conn)
         return inserted
 
     async def enqueue_many(self, jobs_or_first: Iterable[Job] | Job, /, *rest: Job, conn: object = None) -> list[Job]:
-        """Insert several jobs, all or none.
+        """Insert several jobs in order, all or none.
+
+        Args:
+            jobs_or_first: The jobs, such as those of a `signal_ledger.Workflow`; or the first one.
+            rest: More jobs, which Oban's own method forgets after several.
+            conn: As for ``oban.Oban.enqueue_many``.
 
         Raises:
+            TypeError: One is no job.
             ValueError: One is a step of a workflow, and cannot be inserted as such.
         """
+        jobs = require_jobs(jobs_or_first, rest)
         try:
-            return await self._oban.enqueue_many(jobs_or_first, *rest, conn=conn)
+            return await self._oban.enqueue_many(jobs, conn=conn)
         except (errors.UniqueViolation, errors.InvalidParameterValue) as error:
             if (reason := _reason_of_refusal(error)) is None:
                 raise

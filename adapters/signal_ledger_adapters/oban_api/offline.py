@@ -11,6 +11,7 @@ from oban.job import JobState
 
 from signal_ledger.offline import Notebook, current_notebook, offline_error
 from signal_ledger.turns import give_way
+from signal_ledger_adapters.enqueueing import require_job, require_jobs
 from signal_ledger_adapters.oban_api.chain import chain
 
 type Insert = Callable[[Query, list[Job], Any], Awaitable[list[Job]]]
@@ -73,15 +74,14 @@ class _OfflineOban:
 
     async def enqueue(self, job: Job, *, conn: object = None) -> Job:
         """Take a job down."""
-        [taken] = await self.enqueue_many(job, conn=conn)
+        [taken] = await self.enqueue_many(require_job(job), conn=conn)
         return taken
 
     async def enqueue_many(self, jobs_or_first: Iterable[Job] | Job, /, *rest: Job, conn: object = None) -> list[Job]:
         """Take jobs down, also those that would have been inserted in a transaction of the caller's."""
         del conn
         await give_way()
-        jobs = [jobs_or_first] if isinstance(jobs_or_first, Job) else jobs_or_first
-        return take_down(self._notebook, [*jobs, *rest])
+        return take_down(self._notebook, require_jobs(jobs_or_first, rest))
 
     def __getattr__(self, name: str) -> object:
         """Refuse everything else, by its name."""

@@ -90,6 +90,8 @@ async def test_a_rerun_beside_an_open_engine_writes_nothing(it):
         async def process(self, job):
             await await_signal()
             await it.engine.enqueue(Noted.new({"by": "engine"}))
+            with pytest.raises(TypeError, match=r"job: expected a Job, such as .* got builtins.dict"):
+                await it.engine.enqueue_many(Noted.new(), {"by": "engine"})
             await it.oban.enqueue(Noted.new({"by": "oban"}))
             await it.oban.enqueue_many(Noted.new(), Noted.new(), conn=object())
             await it.engine.signal(job, "told", conn=object())
