@@ -9,8 +9,18 @@ from tests.workflows import Charge, order
 
 async def test_without_an_engine_a_workflow_can_be_made_but_not_asked():
     workflow = order()
-    with pytest.raises(RuntimeError, match="expected an open engine in this process, found none"):
-        await workflow.status()
+    found_none = (
+        r"expected an open engine in this process, found none; open one with lite\(...\), or name a ledger by via=$"
+    )
+    for question in (workflow.status, workflow.waiting, workflow.cancel, workflow.retry):
+        with pytest.raises(RuntimeError, match=rf"^Workflow\('order 7'\): {found_none}"):
+            await question()
+    with pytest.raises(RuntimeError, match=rf"^Workflow\('some id'\): {found_none}"):
+        await Workflow.load("some id")
+    workflow.jobs["approval"].id = 1
+    with pytest.raises(RuntimeError, match=rf"^Workflow\('order 7'\): {found_none}"):
+        await workflow.signal("approval", 1)
+    workflow.jobs["approval"].id = None
     with pytest.raises(ValueError, match="expected to be enqueued before it is signalled"):
         await workflow.signal("approval", 1)
     assert (len(workflow), dict(workflow.job_ids)) == (2, {})
@@ -48,6 +58,12 @@ def test_jobs_carry_their_plans_under_obans_own_names():
         (("a", Charge.new(), ["approval", "nobody"]), ValueError, "got 'nobody'"),
         (("a", Charge.new(), "a"), ValueError, "expected other steps, 'a' cannot wait for itself"),
         (("a", Charge.new(), [7]), TypeError, "deps: expected names of steps, got builtins.int"),
+        (("a", Charge.new(), b"approval"), TypeError, "deps: expected names of steps, got builtins.bytes"),
+        (
+            ("a", Charge.new(), bytearray(b"approval")),
+            TypeError,
+            "deps: expected names of steps, got builtins.bytearray",
+        ),
         (("a", Charge.new(), None), TypeError, "deps: expected names of steps, got builtins.NoneType"),
         ((7, Charge.new()), TypeError, "name: expected a str, got int"),
         ((b"a", Charge.new()), TypeError, "name: expected a str, got bytes"),

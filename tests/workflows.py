@@ -193,8 +193,14 @@ class WorkflowContract:
     async def test_f4_what_was_never_enqueued_cannot_be_loaded(self, it):
         with pytest.raises(LookupError, match="expected the id of one that was enqueued, found none with 'nothing'"):
             await Workflow.load("nothing")
-        with pytest.raises(TypeError, match="workflow_id: expected a str, got int"):
+        with pytest.raises(TypeError, match=r"^id: expected a str, got int"):
             await Workflow.load(7)
+        workflow = order()
+        for question in (workflow.status, workflow.waiting, workflow.cancel, workflow.retry):
+            with pytest.raises(
+                LookupError, match=r"Workflow\('order 7'\): expected to be enqueued, there are no steps"
+            ):
+                await question()
 
     @pytest.mark.parametrize("commits", [True, False])
     async def test_f5_a_workflow_is_enqueued_with_the_callers_own_changes(self, it, enqueue_many, caller, commits):
@@ -319,8 +325,13 @@ class WorkflowContract:
         await start({}, name="another")
         workflow = order(via=it.engine)
         await it.engine.enqueue_many(workflow)
-        with pytest.raises(RuntimeError, match="expected one open engine, found 2"):
+        several = (
+            r"Workflow\('.*'\): expected one open engine, found 2 \('Oban', 'another'\); name one, or a ledger, by via="
+        )
+        with pytest.raises(RuntimeError, match=several):
             await Workflow.load(workflow.id)
+        with pytest.raises(RuntimeError, match=several):
+            await order().status()
         await it.engine.enqueue(Teller.new({"workflow_id": workflow.id}))
         assert (await ended(workflow)).state == "completed"
         await eventually(lambda: len(RAN) == 3)
@@ -412,17 +423,35 @@ class WorkflowContract:
     async def test_a_workflow_is_enqueued_once(self, it, enqueue_many):
         workflow = order()
         await enqueue_many(workflow)
-        with pytest.raises(
-            RuntimeError, match="expected to be enqueued once, the job of 'approval' is enqueued already"
-        ):
+        has_id = (
+            "the job of 'approval' has id 1 already; if that enqueue failed or was rolled back, make the workflow anew$"
+        )
+        with pytest.raises(RuntimeError, match=f"expected to be enqueued once, {has_id}"):
             await enqueue_many(workflow)
         loaded = await Workflow.load(workflow.id)
         with pytest.raises(RuntimeError, match="expected to be new, it was loaded; a workflow is enqueued once"):
             await enqueue_many(loaded)
         with pytest.raises(RuntimeError, match="it was loaded; nothing can be added to it"):
             loaded.add("more", Charge.new())
+        more = Charge.new(meta={"by": "ada"})
+        with pytest.raises(RuntimeError, match=f"nothing to be added once it is enqueued, {has_id}"):
+            workflow.add("more", more)
+        assert (len(workflow), more.meta) == (2, {"by": "ada"})
         assert len(await it.engine.ledger.steps(workflow.id)) == 2
         await workflow.cancel()
+
+    async def test_a_workflow_whose_enqueue_was_rolled_back_is_made_anew(self, it, enqueue_many, caller):
+        workflow = order()
+        await enqueue_many(workflow, conn=caller.conn)
+        await caller.rollback()
+        with pytest.raises(RuntimeError, match="if that enqueue failed or was rolled back, make the workflow anew"):
+            await enqueue_many(workflow)
+        with pytest.raises(RuntimeError, match="if that enqueue failed or was rolled back, make the workflow anew"):
+            workflow.add("more", Charge.new())
+        again = order()
+        await enqueue_many(again)
+        assert [step.name for step in await it.engine.ledger.steps(again.id)] == ["approval", "charge"]
+        await again.cancel()
 
     async def test_a_copy_of_a_workflow_cannot_be_enqueued_beside_it(self, it):
         """Nor by jobs that were made by hand: the store refuses, and writes nothing."""
@@ -444,6 +473,7 @@ class WorkflowContract:
             ("nobody", ValueError, "expected the name of a step, got 'nobody'; there are 'approval', 'charge'"),
             (["approval", "nobody"], ValueError, "got 'nobody'"),
             (["approval", 7], TypeError, "name: expected names of steps, got builtins.int"),
+            (b"approval", TypeError, "name: expected names of steps, got builtins.bytes"),
             (workflow.jobs["approval"], TypeError, "name: expected names of steps, got oban"),
             (None, TypeError, "name: expected names of steps, got builtins.NoneType"),
         ):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from types import MappingProxyType
 from typing import Self, overload
 from uuid import uuid4
@@ -130,17 +131,18 @@ class Workflow:
             via: The engine, or the ledger, to use; see `Workflow`.
 
         Raises:
+            TypeError: The id is no str.
             LookupError: There is none.
             RuntimeError: No engine is open, or more than one.
         """
         workflow = cls(via=via)
+        workflow._id = to_name("id", id)
         if (notebook := current_notebook()) is not None:
-            workflow._id, workflow._is_loaded, workflow._notebook = id, True, notebook
+            workflow._is_loaded, workflow._notebook = True, notebook
             return workflow
         seen = await workflow._ledger.steps(id)
         if not seen:
             raise LookupError(f"workflow: expected the id of one that was enqueued, found none with {id!r}")
-        workflow._id = id
         workflow._name = seen[0].step.plan.workflow_name
         workflow._plans = {one.name: one.step.plan for one in seen}
         workflow._job_ids = {one.name: one.step.job_id for one in seen}
@@ -181,9 +183,8 @@ class Workflow:
     def __iter__(self) -> Iterator[Job]:
         if self._is_loaded:
             raise RuntimeError(f"{self}: expected to be new, it was loaded; a workflow is enqueued once")
-        for name, job in self._jobs.items():
-            if job.id is not None:
-                raise RuntimeError(f"{self}: expected to be enqueued once, the job of {name!r} is enqueued already")
+        for name in self._jobs:
+            self._require_no_id(name, "to be enqueued once")
         return iter(self._jobs.values())
 
     def __repr__(self) -> str:
@@ -215,9 +216,13 @@ class Workflow:
         Raises:
             TypeError: A name is no str, or the job is none.
             ValueError: The name is taken, a dep is unknown or is the step itself, or the job has been enqueued.
+            RuntimeError: The workflow was loaded, or has been enqueued.
         """
         if self._is_loaded:
             raise RuntimeError(f"{self}: expected to be new, it was loaded; nothing can be added to it")
+        # Jobs are enqueued in their order, so the first one tells: a look at all, for each, would be dear.
+        for first in islice(self._jobs, 1):
+            self._require_no_id(first, "nothing to be added once it is enqueued")
         checked = to_name("name", name)
         if checked in self._plans:
             raise ValueError(f"{self}: expected a new name, {checked!r} was added already")
@@ -248,6 +253,13 @@ class Workflow:
         self._jobs[checked] = job
         return self
 
+    def _require_no_id(self, name: str, expected: str) -> None:
+        if (job_id := self._jobs[name].id) is not None:
+            raise RuntimeError(
+                f"{self}: expected {expected}, the job of {name!r} has id {job_id} already; "
+                "if that enqueue failed or was rolled back, make the workflow anew"
+            )
+
     def _deps(self, name: str, deps: str | Iterable[str]) -> tuple[str, ...]:
         names = self._names("deps", deps)
         for dep in names:
@@ -258,11 +270,14 @@ class Workflow:
                 raise ValueError(f"{self}: deps: expected steps that were added before, got {dep!r}; added: {known}")
         return tuple(dict.fromkeys(names))
 
-    def _names(self, argument: str, given: str | Iterable[str]) -> list[str]:
-        names = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
-        for name in names:
+    def _names(self, argument: str, given: object) -> list[str]:
+        # Bytes are an iterable of numbers, which nobody meant.
+        is_one = isinstance(given, str | bytes | bytearray)
+        names = []
+        for name in given if isinstance(given, Iterable) and not is_one else [given]:
             if not isinstance(name, str):
                 raise TypeError(f"{self}: {argument}: expected names of steps, got {type_name(name)}")
+            names.append(name)
         return names
 
     @overload
@@ -329,7 +344,7 @@ class Workflow:
         )
 
     async def _confirm(self) -> None:
-        """See once that the ledger has the steps: after a rollback, SQLite gives the ids of their jobs to others."""
+        """See once that the ledger has the steps: after a rollback their ids may be those of other jobs."""
         if self._is_loaded or self._is_confirmed or current_notebook() is not None:
             return
         found = {one.name: one.step.job_id for one in await self._ledger.steps(self._id)}
@@ -374,6 +389,7 @@ class Workflow:
             How many had not ended.
 
         Raises:
+            LookupError: It has not been enqueued.
             RuntimeError: ``via`` is a ledger, which runs no jobs.
         """
         alive = [one.step.job_id for one in await self._seen() if one.step.ended_as is None]
@@ -390,7 +406,11 @@ class Workflow:
 
         Returns:
             How many steps were taken up.
+
+        Raises:
+            LookupError: It has not been enqueued.
         """
+        await self._seen()
         return await self._ledger.retry_steps(self._id)
 
     def graph(self) -> str:
@@ -437,7 +457,7 @@ class Workflow:
         if self._via is not None:
             return self._via
         execution = current_execution()
-        return only_engine() if execution is None else execution.engine
+        return only_engine(str(self)) if execution is None else execution.engine
 
     @property
     def _ledger(self) -> Ledger:

@@ -51,8 +51,11 @@ def unregister(engine: Engine) -> bool:
     return was_open
 
 
-def only_engine() -> Engine:
+def only_engine(asker: str | None = None) -> Engine:
     """Return the engine that is open.
+
+    Args:
+        asker: Who asks and can be given another by ``via=``, for the message. None is `signal_ledger.signal`.
 
     Raises:
         RuntimeError: There is none, or more than one.
@@ -61,12 +64,14 @@ def only_engine() -> Engine:
         case [engine]:
             return engine
         case []:
+            instead = "use ledger.signal(...) of open_ledger(...)" if asker is None else "name a ledger by via="
             raise RuntimeError(
-                "signal: expected an open engine in this process, found none; "
-                "open one with lite(...), or use ledger.signal(...) of open_ledger(...)"
+                f"{asker or 'signal'}: expected an open engine in this process, found none; "
+                f"open one with lite(...), or {instead}"
             )
         case several:
             names = ", ".join(repr(engine.name) for engine in several)
+            instead = "use engine.signal(...)" if asker is None else "name one, or a ledger, by via="
             raise RuntimeError(
-                f"signal: expected one open engine, found {len(several)} ({names}); use engine.signal(...)"
+                f"{asker or 'signal'}: expected one open engine, found {len(several)} ({names}); {instead}"
             )

@@ -256,3 +256,8 @@ async def test_a_deadline_is_counted_by_the_computer_where_there_is_no_other_clo
         assert "expected a wait to have timed out" in first
     async with open_ledger(url) as ledger:
         await assert_waiting(job, deadline_in=math.inf, via=ledger)
+
+
+async def test_without_an_engine_they_say_how_to_name_one():
+    with pytest.raises(RuntimeError, match=r"^job 7: expected an open engine .* or name a ledger by via=$"):
+        await assert_waiting(7)

@@ -29,7 +29,7 @@ class Asked:
         self._worker = getattr(job, "worker", None)
         if via is None:
             execution = current_execution()
-            via = only_engine() if execution is None else execution.engine
+            via = only_engine(f"job {self._job_id}") if execution is None else execution.engine
         self._via = via
 
     async def wait(self) -> WaitingJob | None:
