@@ -344,7 +344,7 @@ class Workflow:
         )
 
     async def _confirm(self) -> None:
-        """See once that the ledger has the steps: after a rollback their ids may be those of other jobs."""
+        """See once that the ledger has the steps: after a rollback another process may give their ids to other jobs."""
         if self._is_loaded or self._is_confirmed or current_notebook() is not None:
             return
         found = {one.name: one.step.job_id for one in await self._ledger.steps(self._id)}
