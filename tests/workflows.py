@@ -9,7 +9,7 @@ import datetime as dt
 import pytest
 from oban import Cancel, Job, worker
 
-from signal_ledger import PayloadError, Workflow, await_signal, open_ledger
+from signal_ledger import PayloadError, SignalTimeout, Workflow, await_signal, open_ledger
 from signal_ledger.arguments import type_name
 from tests.eventually import eventually
 from tests.processes.children import child
@@ -25,6 +25,25 @@ class Approval:
         if payload["decision"] != "approved":
             return Cancel(f"declined: {payload['decision']}")
         return None
+
+
+async def charge_card(user_id):
+    RAN.append(f"the card of user {user_id} is charged")
+
+
+@worker()
+class ApprovalWorker:
+    """As the manual of the reference has it."""
+
+    async def process(self, job):  # noqa: RET503
+        try:
+            payload = await await_signal(wait_for=dt.timedelta(days=1))
+        except SignalTimeout:
+            return Cancel("no decision")
+        if payload["decision"] == "approved":
+            await charge_card(job.args["user_id"])
+        else:
+            return Cancel(f"declined: {payload['decision']}")
 
 
 @worker()
@@ -104,6 +123,16 @@ class WorkflowContract:
         assert RAN == ["approval", "charge"]
         assert await kinds(it, workflow, "charge") == ["planned", "released", "closed"]
 
+    async def test_the_worker_of_the_reference_is_a_step_as_it_is_written(self, it, enqueue_many):
+        workflow = Workflow()
+        workflow.add("approval", ApprovalWorker.new({"user_id": 7}))
+        workflow.add("charge", Charge.new(), deps="approval")
+        await enqueue_many(workflow)
+        await it.until_status(workflow.jobs["approval"], "live")
+        assert (await workflow.signal("approval", {"decision": "approved"})).outcome == "live"
+        assert (await ended(workflow)).counts == {"completed": 2}
+        assert RAN == ["the card of user 7 is charged", "charge"]
+
     async def test_f3_a_step_that_is_declined_cancels_the_next_one_unless_it_ignores_that(self, it):
         workflow = order()
         workflow.add("tell", Charge.new(), deps=["approval", "charge"], ignore_cancelled=True)
@@ -157,7 +186,8 @@ class WorkflowContract:
         workflow = order()
         workflow.add("confirmation", Approval.new(), deps="charge")
         await it.engine.enqueue_many(workflow)
-        assert (await workflow.signal("confirmation", {"decision": "approved"})).outcome == "buffered"
+        receipts = await workflow.signal(["charge", "confirmation"], {"decision": "approved"})
+        assert [receipt.outcome for receipt in receipts] == ["buffered", "buffered"]
         assert (await workflow.status()).held["confirmation"] == ("charge",)
         await workflow.signal("approval", {"decision": "approved"})
         assert (await ended(workflow)).state == "completed"
@@ -187,6 +217,11 @@ class WorkflowContract:
         assert await loaded.status() == before
         receipt = await loaded.signal("charge", "too late")
         assert (receipt.outcome, receipt.reason) == ("ignored", "missing")
+        receipts = await loaded.signal(["charge", "approval"], "too late")
+        assert [(receipt.job_id, receipt.reason) for receipt in receipts] == [
+            (workflow.job_ids["charge"], "missing"),
+            (workflow.job_ids["approval"], "missing"),
+        ]
         assert await loaded.retry() == 0
         assert loaded.graph() == workflow.graph()
 
