@@ -1,20 +1,19 @@
-"""The stores that state machines compare with the reference: a SQLite file that survives crashes, and PostgreSQL.
+"""The stores that state machines compare with the reference: a SQLite file and PostgreSQL, which survive crashes.
 
 Each is a class that goes before a machine among the bases of a class.
 """
 
 import asyncio
-import shutil
 import tempfile
 from pathlib import Path
 
 from signal_ledger.memory import MemoryStore
 from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
-from signal_ledger_adapters.postgres.connection import to_url
-from signal_ledger_adapters.postgres.store import PostgresStore
 from signal_ledger_adapters.sqlite.store import SqliteStore
+from tests.crashes import cut_power
 from tests.postgres.bench import DatabaseClock, PostgresBench, empty
+from tests.postgres.crashes import kill_clients, open_mortal
 from tests.transactions import sqlite_transaction
 
 
@@ -37,15 +36,8 @@ class FileAndMemory:
         return [reference(), EmbeddedBench(store, clock, lambda: sqlite_transaction(self.path))]
 
     async def crash_benches(self):
-        """Go on with a copy of the files as they lie on the disk, as after a power cut: what was answered is synced."""
         _, bench = self.benches
-        path = self.path.with_name(f"{int(self.path.stem) + 1}.db")
-        for suffix in ("", "-wal"):
-            if Path(f"{self.path}{suffix}").exists():
-                shutil.copyfile(f"{self.path}{suffix}", f"{path}{suffix}")
-        await bench.store.close()
-        self.path = path
-        bench.go_on_with(await SqliteStore.open(path, clock=bench.clock))
+        self.path = await cut_power(bench, self.path)
         return self.benches
 
     async def close_benches(self):
@@ -61,6 +53,10 @@ class DatabaseAndMemory:
     async def open_benches(self):
         site = self.site
         empty(site.connection, site.names)
-        store = await PostgresStore.open(to_url(site.url), site.names)
+        store = await open_mortal(site.url, site.names)
         clock = DatabaseClock(site.connection, site.names)
         return [reference(), PostgresBench(store, site.connection, clock, site.names)]
+
+    async def crash_benches(self):
+        await kill_clients(self.benches[-1], self.site.url, self.site.names)
+        return self.benches

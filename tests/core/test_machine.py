@@ -94,6 +94,29 @@ def test_stores_that_disagree_are_told():
         play(Differing, settings=settings(max_examples=50, deadline=None, database=None))
 
 
-async def test_stores_that_do_not_crash_go_on_as_they_are():
-    machine = LedgerTwins()
-    assert await machine.crash_benches() is machine.benches
+class Crashing(Twins):
+    async def crash_benches(self):
+        for bench in self.benches:
+            bench.go_on_with(bench.store)
+        return self.benches
+
+
+@pytest.mark.parametrize("machine", [LedgerMachine, FlowMachine])
+@pytest.mark.parametrize(("stores", "crashes"), [(Twins, 0), (Crashing, 1)])
+def test_a_crash_counts_only_if_one_is_played(machine, stores, crashes):
+    class Machine(stores, machine):
+        """Some stores, and what is done to them."""
+
+    state = Machine()
+    try:
+        state.benches = before = state._run(state.open_benches())
+        state.disturb("crash")
+        assert state.benches is before
+        assert Machine.reached["crash"] == crashes
+    finally:
+        state.teardown()
+
+
+def test_a_machine_that_plays_no_crash_has_not_met_everything():
+    with pytest.raises(AssertionError, match=r"a run that never met .*'crash'"):
+        play(LedgerTwins, rounds_max=1, settings=GLANCE)

@@ -35,6 +35,10 @@ class DatabaseClock(ManualClock):
         self._update = names.put_into("UPDATE ledger.test_clock SET now = %s")
         connection.execute(names.put_into("INSERT INTO ledger.test_clock VALUES (%s)"), [self()])
 
+    def go_on_with(self, connection):
+        """Tell by another connection."""
+        self._connection = connection
+
     def advance(self, duration):
         super().advance(duration)
         self._connection.execute(self._update, [self()])
@@ -57,6 +61,14 @@ class PostgresBench:
         self.signaller = Signaller(store)
         self._connection = connection
         self._fetched = Counter()
+
+    def go_on_with(self, store, connection=None):
+        """Go on with another store, and by another connection if the server has crashed."""
+        self.store = store
+        self.signaller.go_on_with(store)
+        if connection is not None:
+            self._connection = connection
+            self.clock.go_on_with(connection)
 
     async def insert(self, *, scheduled_in=None, max_attempts=20, plan=None):
         scheduled_at = self.clock() + timedelta(seconds=scheduled_in or 0)
@@ -139,11 +151,15 @@ class PostgresBench:
 
     @contextlib.asynccontextmanager
     async def transaction(self):
+        async with await self.connect() as connection:
+            yield connection
+
+    async def connect(self, **options):
+        """Open another connection to the same database."""
         info = self._connection.info
         # The password is no part of the DSN.
         secret = {"password": info.password} if info.password else {}
-        async with await psycopg.AsyncConnection.connect(info.dsn, **secret) as connection:
-            yield connection
+        return await psycopg.AsyncConnection.connect(info.dsn, **secret, **options)
 
     async def relay(self):
         await self.store.relay()

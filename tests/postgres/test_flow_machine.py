@@ -9,11 +9,9 @@ from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
 from signal_ledger.testing.comparing import play
 from signal_ledger.testing.flow_machine import FlowMachine
-from signal_ledger_adapters.postgres.connection import to_url
-from signal_ledger_adapters.postgres.schema import Names
-from signal_ledger_adapters.postgres.store import PostgresStore
 from tests.effort import share_of
 from tests.postgres.bench import DatabaseClock, PostgresBench, empty
+from tests.postgres.crashes import kill_clients, open_mortal
 
 
 @pytest.mark.timeout(900)
@@ -25,11 +23,15 @@ def test_f1_to_f5_hold_on_postgresql_as_they_do_in_the_reference(ledger_url):
                 clock = ManualClock()
                 memory = MemoryStore(clock)
                 empty(connection)
-                store = await PostgresStore.open(to_url(ledger_url), Names())
+                store = await open_mortal(ledger_url)
                 return [
                     EmbeddedBench(memory, clock, memory.begin),
                     PostgresBench(store, connection, DatabaseClock(connection)),
                 ]
+
+            async def crash_benches(self):
+                await kill_clients(self.benches[-1], ledger_url)
+                return self.benches
 
         play(
             Machine,

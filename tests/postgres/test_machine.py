@@ -12,12 +12,11 @@ from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
 from signal_ledger.testing.comparing import play
 from signal_ledger.testing.machine import LedgerMachine
-from signal_ledger_adapters.postgres.connection import to_url
-from signal_ledger_adapters.postgres.schema import Names
-from signal_ledger_adapters.postgres.store import PostgresStore
 from signal_ledger_adapters.sqlite.store import SqliteStore
+from tests.crashes import cut_power
 from tests.effort import share_of
 from tests.postgres.bench import DatabaseClock, PostgresBench, empty
+from tests.postgres.crashes import kill_clients, open_mortal
 from tests.transactions import sqlite_transaction
 
 
@@ -31,15 +30,21 @@ def test_the_stores_agree_on_every_event_receipt_and_refusal(ledger_url):
                 clocks = [ManualClock(), ManualClock()]
                 memory = MemoryStore(clocks[0])
                 reference = EmbeddedBench(memory, clocks[0], memory.begin)
-                path = Path(self.folder.name).resolve() / "signals.db"
+                self.path = Path(self.folder.name).resolve() / "0.db"
                 sqlite = EmbeddedBench(
-                    await SqliteStore.open(path, clock=clocks[1], create=True),
+                    await SqliteStore.open(self.path, clock=clocks[1], create=True),
                     clocks[1],
-                    lambda: sqlite_transaction(path),
+                    lambda: sqlite_transaction(self.path),
                 )
                 empty(connection)
-                store = await PostgresStore.open(to_url(ledger_url), Names())
+                store = await open_mortal(ledger_url)
                 return [reference, sqlite, PostgresBench(store, connection, DatabaseClock(connection))]
+
+            async def crash_benches(self):
+                _, sqlite, postgres = self.benches
+                self.path = await cut_power(sqlite, self.path)
+                await kill_clients(postgres, ledger_url)
+                return self.benches
 
             async def close_benches(self):
                 await super().close_benches()

@@ -300,8 +300,7 @@ class LedgerMachine(ComparingMachine):
         self._touched.update(self._newest)
         match fault:
             case "crash":
-                self.benches = self._run(self.crash_benches())
-                self.reached["crash"] += 1
+                self._crash()
             case "rescue":
                 self._same(lambda bench: bench.rescue())
             case "rebuild":
