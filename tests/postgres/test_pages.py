@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 
+from signal_ledger import Workflow
 from signal_ledger import ledger as ledgers
 from signal_ledger.ledger import Ledger
 from signal_ledger.ports import EventFilter
@@ -276,6 +277,59 @@ async def test_the_pages_of_a_long_stream_begin_where_they_do(bench, ledger_url,
             assert recorded.version == place + 2
             break
         assert 0 < seen.rows() < 150, looked_at(seen)
+
+
+WORKFLOWS = 1000
+FLOW_TABLES = ("oban_jobs", "signal_ledger.steps", "signal_ledger.edges", "signal_ledger.waits")
+
+# In each workflow "last" depends on two others, one of which has completed. All have the same names.
+ADD_WORKFLOWS = """
+SET session_replication_role = replica;
+INSERT INTO oban_jobs (id, worker, state) OVERRIDING SYSTEM VALUE
+SELECT n * 3 + s.number, 'tests.Worker', s.state::oban_job_state FROM NUMBERS AS n,
+    (VALUES (0, 'available'), (1, 'completed'), (2, 'suspended')) AS s (number, state);
+INSERT INTO signal_ledger.steps (workflow_id, name, job_id, plan, held, planned_at, ended_as, ended_at)
+SELECT 'w' || n, s.name, n * 3 + s.number, signal_ledger.plan_text('w' || n, NULL, s.name, s.deps::text[], '{}'),
+       s.held, timestamptz '2026-01-01Z', s.ended_as, s.ended_at::timestamptz
+FROM NUMBERS AS n, (VALUES
+    (0, 'first', '{}', 0, NULL, NULL), (1, 'second', '{}', 0, 'completed', '2026-01-01Z'),
+    (2, 'last', '{first,second}', 1, NULL, NULL)) AS s (number, name, deps, held, ended_as, ended_at);
+INSERT INTO signal_ledger.edges (workflow_id, dep, name, ended_as)
+SELECT 'w' || n, d.dep, 'last', d.ended_as FROM NUMBERS AS n,
+    (VALUES ('first', NULL), ('second', 'completed')) AS d (dep, ended_as);
+SET session_replication_role = origin;
+"""
+
+
+@pytest.mark.parametrize("statistics", STATISTICS)
+async def test_the_status_of_a_workflow_looks_at_its_own_steps_only(bench, statistics):
+    def add(first, last):
+        numbers = f"generate_series({first}, {last})"
+        bench._connection.execute(ADD_WORKFLOWS.replace("NUMBERS", numbers))
+        add_waits(bench, f"SELECT n * 3, '', n, 80000 FROM {numbers} AS n")
+
+    for table in FLOW_TABLES:
+        bench._connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    few = 10 if statistics == "of a short log" else 0
+    add(1, few)
+    if statistics not in ("none", "of all"):
+        bench._connection.execute(f"ANALYZE {', '.join(FLOW_TABLES)}")
+    add(few + 1, WORKFLOWS)
+    if statistics == "of all":
+        bench._connection.execute(f"ANALYZE {', '.join(FLOW_TABLES)}")
+    seen, ledger = await Seen.of(bench), Ledger(bench.store, None)
+    workflow = await Workflow.load(f"w{WORKFLOWS // 2}", via=ledger)
+    # The driver asks once what arrays are.
+    await workflow.waiting()
+    seen.plans.clear()
+    status = await workflow.status()
+    assert status.counts == {"available": 1, "completed": 1, "suspended": 1}
+    assert status.held == {"last": ("first",)}
+    # Three steps, their jobs, and two edges.
+    assert 0 < seen.rows() < 20, looked_at(seen)
+    seen.plans.clear()
+    assert [waiting.name for waiting in await workflow.waiting()] == ["first"]
+    assert 0 < seen.rows() < 20, looked_at(seen)
 
 
 # What it costs those who write

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -178,11 +179,11 @@ class Audit:
             .join(ended, true())
             # Without the rows of deps that are not there yet.
             .where(steps.c.workflow_id == workflow_id, steps.c.job_id.is_not(None))
-            .order_by(steps.c.job_id)
         )
         async with self._asking.connection() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [to_seen_step(row) for row in rows]
+        # Not by the query: connections for questions do not sort, and it would read all workflows in that order.
+        return [to_seen_step(row) for row in sorted(rows, key=itemgetter("job_id"))]
 
     async def _waiting(self, query: Select[*tuple[Any, ...]], *, in_order: bool) -> list[WaitingJob]:
         async with self._asking.connection(in_order=in_order) as connection:
