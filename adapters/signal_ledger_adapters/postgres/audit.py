@@ -182,7 +182,7 @@ class Audit:
         )
         async with self._asking.connection() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        # Not by the query: connections for questions do not sort, and it would read all workflows in that order.
+        # Not by the query: with old statistics the database might read all workflows in that order.
         return [to_seen_step(row) for row in sorted(rows, key=itemgetter("job_id"))]
 
     async def _waiting(self, query: Select[*tuple[Any, ...]], *, in_order: bool) -> list[WaitingJob]:
