@@ -99,7 +99,7 @@ FAULTS = [
     Fault(
         "the process is forked",
         ("test_what_was_opened_before_a_fork_says_so_in_the_fork_and_goes_on_in_the_parent",),
-        "not played",
+        ("test_what_was_opened_before_a_fork_says_so_in_the_fork_and_goes_on_in_the_parent",),
     ),
     Fault(
         "backends are terminated",

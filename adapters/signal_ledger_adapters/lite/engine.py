@@ -27,7 +27,7 @@ from signal_ledger_adapters.lite.queue import Queue, QueueConfig, check_queues, 
 from signal_ledger_adapters.lite.runner import Runner
 from signal_ledger_adapters.lite.watch import Watch
 from signal_ledger_adapters.oban_api import cron_workers, hook_workers, instances, take_down
-from signal_ledger_adapters.this_process import process_id
+from signal_ledger_adapters.this_process import OwnProcess, process_id
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class LiteEngine(engines.Engine):
         self._queues: dict[str, Queue] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Lock()
-        self._process = process_id()
+        self._own_process = self._this_process()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -120,10 +120,10 @@ class LiteEngine(engines.Engine):
             RuntimeError: It is open already, or another engine of this name is.
         """
         if self._store is not None:
-            self._require_own_process()
+            self._own_process.require()
             raise RuntimeError(f"engine {self.name!r}: expected to be started once, it is open already")
         other = instances.get(self.name)
-        if isinstance(other, LiteEngine) and other._process != process_id():  # noqa: SLF001 - its own class
+        if isinstance(other, LiteEngine) and not other._own_process.is_this_one:  # noqa: SLF001 - its own class
             # A fork has a copy of an engine whose tasks and connections it has not.
             other = None
         if isinstance(other, LiteEngine):
@@ -138,7 +138,7 @@ class LiteEngine(engines.Engine):
             await store.close()
             raise
         self._store = store
-        self._process = process_id()
+        self._own_process = self._this_process()
         self._loop = asyncio.get_running_loop()
         self._sender = Sender(store=store, new_id=config.new_id, limits=config.limits, delivered=self._delivered)
         self._queues = make_queues(config.queues, store, config.live_share)
@@ -166,7 +166,7 @@ class LiteEngine(engines.Engine):
     async def _stop(self) -> None:
         if self._store is None:
             return
-        self._require_own_process()
+        self._own_process.require()
         self._unregister()
         await self._runner.stop(self._config.shutdown_grace_period)
         for task in self._tasks:
@@ -275,15 +275,11 @@ class LiteEngine(engines.Engine):
         refuse_offline(f"engine {self.name!r}")
         if self._store is None:
             raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with {self._made_by}`")
-        self._require_own_process()
+        self._own_process.require()
         return self._store
 
-    def _require_own_process(self) -> None:
-        if process_id() != self._process:
-            raise RuntimeError(
-                f"engine {self.name!r}: expected the process that opened it, found a fork; "
-                "open one in the fork with lite(...)"
-            )
+    def _this_process(self) -> OwnProcess:
+        return OwnProcess(f"engine {self.name!r}", "open one in the fork with lite(...)")
 
     def _start_tasks(self) -> None:
         self._tasks = [

@@ -16,7 +16,7 @@ from signal_ledger.delivery import Sender
 from signal_ledger.errors import SchemaError
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import JobId, SignalId
-from signal_ledger.offline import refuse_offline
+from signal_ledger.offline import current_notebook, refuse_offline
 from signal_ledger.receipt import Outcome
 from signal_ledger_adapters.enqueueing import require_job, require_jobs
 from signal_ledger_adapters.oban import hooks
@@ -32,8 +32,10 @@ from signal_ledger_adapters.oban_api import (
     start,
     stop,
     transaction,
+    was_started_before_fork,
     was_stopped,
 )
+from signal_ledger_adapters.this_process import OwnProcess
 
 _DETACH_GRACE_S = 5.0
 
@@ -79,6 +81,7 @@ class ObanEngine(engines.Engine):
         self._attachment = attachment_of(query_of(oban))
         self._store: DistributedStore | None = None
         self._has_started_oban = False
+        self._own_process = self._this_process()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -106,8 +109,10 @@ class ObanEngine(engines.Engine):
 
         Raises:
             SchemaError: The database holds no ledger for this Oban; the message says what to run.
-            RuntimeError: It is attached already; or this Oban has been stopped.
+            RuntimeError: It is attached already; or this Oban has been stopped, or started by another process, of
+                which this one is a fork.
         """
+        self._require_own_process()
         async with self._attachment.changing:
             if self._store is not None or self._attachment.attached is not None:
                 raise RuntimeError(f"engine {self.name!r}: expected to be attached once, it is attached already")
@@ -127,7 +132,8 @@ class ObanEngine(engines.Engine):
     async def _start(self, store: DistributedStore) -> None:
         config = self._config
         self._loop = asyncio.get_running_loop()
-        at_home = AtHome(store, self._loop)
+        self._own_process = self._this_process()
+        at_home = AtHome(store, self._loop, self._own_process)
         self._sender = Sender(store=at_home, new_id=config.new_id, limits=config.limits, delivered=self._delivered)
         self._attachment.attach(Attached(self, store, config.statements, config.live_share, rescue_after(self._oban)))
         self._store = store
@@ -144,6 +150,9 @@ class ObanEngine(engines.Engine):
 
     async def stop(self) -> None:
         """Let live waits snooze and detach the ledger; stop Oban first if it was started here."""
+        if self._store is not None:
+            # Before the lock, which another task of the parent may have held when this process was forked.
+            self._own_process.require()
         async with self._attachment.changing:
             if self._store is None:
                 return
@@ -189,7 +198,7 @@ class ObanEngine(engines.Engine):
         """
         jobs = require_jobs(jobs_or_first, rest)
         try:
-            return await self._oban.enqueue_many(jobs, conn=conn)
+            return await self._recording.enqueue_many(jobs, conn=conn)
         except (errors.UniqueViolation, errors.InvalidParameterValue) as error:
             if (reason := _reason_of_refusal(error)) is None:
                 raise
@@ -250,23 +259,44 @@ class ObanEngine(engines.Engine):
         return None if found is None else found[0]
 
     @property
+    def _recording(self) -> Oban:
+        """The Oban, for what a rerun takes down by a hook."""
+        if current_notebook() is None:
+            self._require_own_process()
+        return self._oban
+
+    @property
     def _online(self) -> Oban:
-        """The Oban, for what a rerun can neither do nor take down; what is enqueued, it takes down by a hook."""
+        """The Oban, for what a rerun can neither do nor take down."""
         refuse_offline(f"engine {self.name!r}")
+        self._require_own_process()
         return self._oban
 
     @property
     def _signals(self) -> Sender:
         refuse_offline(f"engine {self.name!r}")
-        if self._store is None:
-            raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with attach(...)`")
+        self._require_open()
         return self._sender
 
     @property
     def _opened(self) -> DistributedStore:
+        return self._require_open()
+
+    def _require_open(self) -> DistributedStore:
         if self._store is None:
             raise RuntimeError(f"engine {self.name!r}: expected to be open; use it inside `async with attach(...)`")
+        self._own_process.require()
         return self._store
+
+    def _require_own_process(self) -> None:
+        """Refuse an engine that was opened, or an Oban that was started, by a process of which this one is a fork."""
+        if self._store is not None:
+            self._own_process.require()
+        elif was_started_before_fork(self._oban):
+            raise self._own_process.refusal()
+
+    def _this_process(self) -> OwnProcess:
+        return OwnProcess(f"engine {self.name!r}", "open one in the fork with attach(...) and an Oban of its own")
 
     def _delivered(self, job_id: JobId, outcome: Outcome) -> None:
         """A signal sent by this process has reached a live wait: there is no need to wait for the notification."""

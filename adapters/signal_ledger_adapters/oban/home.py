@@ -7,6 +7,7 @@ from signal_ledger.commands import Deliver
 from signal_ledger.decisions import DeliverReply
 from signal_ledger.operations import DeliverCall
 from signal_ledger.ports import DeliveryStore
+from signal_ledger_adapters.this_process import OwnProcess
 
 
 class AtHome:
@@ -15,14 +16,17 @@ class AtHome:
     Args:
         store: The store.
         loop: The event loop that it was opened in.
+        own_process: The process that it was opened in: a fork has a copy of the event loop, which never runs.
     """
 
-    def __init__(self, store: DeliveryStore, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, store: DeliveryStore, loop: asyncio.AbstractEventLoop, own_process: OwnProcess) -> None:
         self._store = store
         self._loop = loop
+        self._own_process = own_process
 
     async def deliver(self, call: DeliverCall, *, timeout_s: float) -> list[DeliverReply]:
         """Store the deliveries of a call."""
+        self._own_process.require()
         delivering = self._store.deliver(call, timeout_s=timeout_s)
         if asyncio.get_running_loop() is self._loop:
             return await delivering

@@ -29,6 +29,7 @@ from signal_ledger_adapters.oban_api.instances import retry_acknowledgements as 
 from signal_ledger_adapters.oban_api.instances import start as start
 from signal_ledger_adapters.oban_api.instances import stop as stop
 from signal_ledger_adapters.oban_api.instances import unlisten as unlisten
+from signal_ledger_adapters.oban_api.instances import was_started_before_fork as was_started_before_fork
 from signal_ledger_adapters.oban_api.instances import was_stopped as was_stopped
 from signal_ledger_adapters.oban_api.offline import hook_offline as hook_offline
 from signal_ledger_adapters.oban_api.offline import take_down as take_down

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
 from oban import Oban
 from oban._query import Query
@@ -28,8 +30,18 @@ _starting: ContextVar[object] = ContextVar("signal_ledger_starting", default=Non
 
 _ABANDON_S = 5.0
 
+# A fork has copies of those that run, whose tasks and connections it has not.
+_of_parents: WeakSet[Oban] = WeakSet()
+
 # psycopg's default; None switches prepared statements off.
 _PREPARE_THRESHOLD = 5
+
+
+def _forked() -> None:
+    _of_parents.update(oban for oban in instances.values() if isinstance(oban, Oban) and is_started(oban))
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def name_of(oban: Oban) -> str:
@@ -65,6 +77,11 @@ def is_behind_pooler(oban: Oban) -> bool:
 def is_started(oban: Oban) -> bool:
     """Say whether it has been started."""
     return oban._signal_token is not None
+
+
+def was_started_before_fork(oban: Oban) -> bool:
+    """Say whether another process has started it, of which this one is a fork."""
+    return oban in _of_parents
 
 
 def was_stopped(oban: Oban) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from signal_ledger.errors import SchemaError
 from signal_ledger.ports import StoreUnavailableError
-from signal_ledger_adapters.postgres.connection import connect, driver_of, drivers_of, set_up
+from signal_ledger_adapters.postgres.connection import connect, driver_of, drivers_of, own_process, set_up
 from signal_ledger_adapters.postgres.losses import LOST, unavailable
 from signal_ledger_adapters.postgres.pooler import PooledConnection, is_direct, share_sessions
 
@@ -99,6 +99,7 @@ class Asking:
     def __init__(self, engine: AsyncEngine, timeout_s: float) -> None:
         self._engine = engine
         self._timeout_s = timeout_s
+        self._own_process = own_process()
         self._busy: set[asyncpg.Connection] = set()
 
     @asynccontextmanager
@@ -111,7 +112,9 @@ class Asking:
         Raises:
             TimeoutError: There was none in time.
             StoreUnavailableError: The database could not be reached.
+            RuntimeError: This is a fork of the process that opens the connections.
         """
+        self._own_process.require()
         asked = await self._working(in_order=in_order)
         try:
             yield asked

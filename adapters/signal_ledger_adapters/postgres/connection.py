@@ -26,6 +26,7 @@ from signal_ledger_adapters.postgres.pooler import (
 )
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.tables import OBAN_SCHEMA, SCHEMA
+from signal_ledger_adapters.this_process import OwnProcess
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,11 @@ def _split(url: URL) -> tuple[URL, dict[str, Any]]:
     if int(str(parameters.get("connect_timeout", "0"))) > 0:
         arguments["timeout"] = float(str(parameters["connect_timeout"]))
     return url.difference_update_query(list(parameters)), arguments
+
+
+def own_process() -> OwnProcess:
+    """Return what tells this process from its forks, in which no connection that it opens may be used."""
+    return OwnProcess("ledger", "open one in the fork with open_ledger(...)")
 
 
 async def dispose(engine: AsyncEngine) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from signal_ledger.ports import StoreUnavailableError
 from signal_ledger_adapters.postgres.alarm import Alarm
+from signal_ledger_adapters.postgres.connection import own_process
 from signal_ledger_adapters.postgres.lane import Lane
 from signal_ledger_adapters.postgres.losses import LOST, unavailable
 
@@ -77,6 +78,7 @@ class Lanes[C, R]:
         lanes: int,
     ) -> None:
         self._run = run
+        self._own_process = own_process()
         self._requests: deque[_Request[C, R]] = deque()
         self._held: deque[_Request[C, R]] = deque()
         self._free = [Lane(engine) for _ in range(lanes)]
@@ -100,7 +102,9 @@ class Lanes[C, R]:
         Raises:
             TimeoutError: There was no answer in that time.
             StoreUnavailableError: Try again with the same ids.
+            RuntimeError: The lanes are closed, or this is a fork of the process that opened them.
         """
+        self._own_process.require()
         if self._is_closed:
             raise RuntimeError("expected an open ledger, this one has been closed")
         loop = asyncio.get_running_loop()

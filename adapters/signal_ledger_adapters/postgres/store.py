@@ -28,7 +28,7 @@ from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
 from signal_ledger_adapters.postgres.audit import Audit, PostgresSnapshot
 from signal_ledger_adapters.postgres.callers import store_signals
-from signal_ledger_adapters.postgres.connection import create_engine, dispose, driver_of
+from signal_ledger_adapters.postgres.connection import create_engine, dispose, driver_of, own_process
 from signal_ledger_adapters.postgres.lanes import JobHeldError, Lanes
 from signal_ledger_adapters.postgres.migrate import check
 from signal_ledger_adapters.postgres.rows import DeliverRow, columns_of, newer, to_deliver_reply, to_take_reply
@@ -115,6 +115,7 @@ class PostgresStore:
         self._prompt = prompt
         self._names = names
         self._can_write = can_write
+        self._own_process = own_process()
         self._asking = Asking(engine, timeout_s)
         self._audit = Audit(self._asking, names.schema)
         self._deliver_sql = names.put_into(_DELIVER)
@@ -158,7 +159,8 @@ class PostgresStore:
         return cls(engine, prompt, names, ledger_id, can_write=not read_only, timeout_s=timeout_s)
 
     async def close(self) -> None:
-        """Finish what has been asked for and close the connections."""
+        """Finish what has been asked for and close the connections. In a fork, leave them to their process."""
+        self._own_process.require()
         async with AsyncExitStack() as stack:
             for engine in (self._engine, self._prompt):
                 stack.push_async_callback(dispose, engine)
@@ -184,6 +186,7 @@ class PostgresStore:
                 call = equal
 
     async def store_with(self, connection: object, deliveries: Sequence[Deliver]) -> None:
+        self._own_process.require()
         await store_signals(connection, self._names, self._ledger_id, deliveries)
 
     async def relay(self) -> int:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from signal_ledger.ports import StoreUnavailableError
-from signal_ledger_adapters.this_process import process_id
+from signal_ledger_adapters.this_process import OwnProcess
 
 _BESIDE = ("-wal", "-shm")
 """What is written beside the database: the write-ahead log, and its index, by which processes agree on it."""
@@ -20,11 +20,14 @@ class Identity:
     Args:
         path: The database.
         read_only: Nothing is written, so the files beside it may come and go.
+
+    Attributes:
+        own_process: The process that has opened them.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
-        self._path = path
-        self._process = process_id()
+        # Connections of SQLite do not survive a fork.
+        self.own_process = OwnProcess(str(path), "open it in the fork")
         names = [str(path)] if read_only else [str(path), *(f"{path}{suffix}" for suffix in _BESIDE)]
         self._opened = [(name, _identity_of(name)) for name in names]
 
@@ -42,15 +45,6 @@ class Identity:
                     f"expected {name} to be the file that was opened, but {what}; put it back, or close the ledger "
                     "and open it again"
                 )
-
-    def require_own_process(self) -> None:
-        """Check that this process has opened them.
-
-        Raises:
-            RuntimeError: It is a fork of the one that has: connections of SQLite do not survive that.
-        """
-        if process_id() != self._process:
-            raise RuntimeError(f"{self._path}: expected the process that opened it, found a fork; open it in the fork")
 
 
 def _identity_of(name: str) -> tuple[int, int] | None:

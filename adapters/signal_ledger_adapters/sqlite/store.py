@@ -125,7 +125,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Finish what has been asked for and close the file. In a fork, leave it to the process that opened it."""
-        self._identity.require_own_process()
+        self._identity.own_process.require()
         self._is_closed = True
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
@@ -263,7 +263,7 @@ class SqliteStore:
         return self._open_reader
 
     def _require_open(self) -> None:
-        self._identity.require_own_process()
+        self._identity.own_process.require()
         if self._is_closed:
             raise RuntimeError(f"{self._path}: expected an open ledger, this one has been closed")
         self._identity.check()

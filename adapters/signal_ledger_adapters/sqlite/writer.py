@@ -146,7 +146,7 @@ class Writer:
             StoreUnavailableError: The database could not do it; the same operation may succeed later.
             RuntimeError: The writer is closed, or was opened before this process was forked.
         """
-        self._identity.require_own_process()
+        self._identity.own_process.require()
         if self._is_closed:
             raise self._closed_error()
         loop = asyncio.get_running_loop()
