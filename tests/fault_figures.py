@@ -79,13 +79,13 @@ def _what(sent):
     return sent.job_id, encode(sent.payload)
 
 
-async def delivered(ledger, job_ids):
-    """Return the signals that are in the streams of some jobs, and can be read."""
+async def delivered(ledger, job_ids, channel=None):
+    """Return the signals that are in the streams of some jobs, on a channel or on any, and can be read."""
     return [
         Sent(job_id, event.payload, event.signal_id)
         for job_id in job_ids
         for event in await ledger.history(job_id)
-        if event.kind == "delivered" and _can_be_read(event)
+        if event.kind == "delivered" and channel in (None, event.channel) and _can_be_read(event)
     ]
 
 
@@ -128,15 +128,20 @@ class Account:
         if outcome != "ignored":
             self.acknowledged.append(Sent(job_id, payload, signal_id))
 
-    async def figures(self, ledger):
-        """Send again what nobody knows of and has an id, under that, and compare with the log."""
+    async def figures(self, ledger, *, channel=None):
+        """Send again what nobody knows of and has an id, under that, and compare with the log.
+
+        Args:
+            ledger: The log.
+            channel: On which all was sent, and what is compared; None is the default one, and whatever is in the log.
+        """
         job_ids = sorted({sent.job_id for sent in (*self.acknowledged, *self.unknown)})
-        before = await delivered(ledger, job_ids)
+        before = await delivered(ledger, job_ids, channel)
         repeated = [sent for sent in self.unknown if sent.signal_id is not None]
         for sent in repeated:
-            receipt = await ledger.signal(sent.job_id, sent.payload, key=sent.signal_id)
+            receipt = await ledger.signal(sent.job_id, sent.payload, key=sent.signal_id, channel=channel)
             assert (receipt.outcome == "duplicate") == (_what(sent) in {_what(one) for one in before})
-        after = await delivered(ledger, job_ids)
+        after = await delivered(ledger, job_ids, channel)
         assert {_what(sent) for sent in repeated} <= {_what(sent) for sent in after}
         return compare(
             acknowledged=self.acknowledged, unknown=self.unknown, before=before, after=after, worst_s=self.worst_s

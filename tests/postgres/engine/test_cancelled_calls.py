@@ -21,6 +21,7 @@ from tests.cancelling import (
     try_signals,
 )
 from tests.eventually import eventually
+from tests.fault_figures import Account, Sent
 from tests.postgres.engine.conftest import Node, an_oban, query
 from tests.postgres.engine.workers import APPROVED, Approval
 from tests.stepping import cancel_task_at
@@ -81,7 +82,7 @@ async def test_d8_storing_that_is_cancelled_stores_a_signal_once_or_not_at_all(
     it = await start({})
     job = await it.oban.enqueue(Job("tests.Nobody"))
     before = asyncio.all_tasks()
-    tries = []
+    account, tries = Account(), []
     async with open_ledger(ledger_url) as ledger:
 
         async def store(number, n):
@@ -92,8 +93,10 @@ async def test_d8_storing_that_is_cancelled_stores_a_signal_once_or_not_at_all(
                 except asyncio.CancelledError:
                     with contextlib.suppress(psycopg.Error, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError):
                         await (rollback() if then == "rollback" else commit())
+                    account.unknown.append(Sent(job.id, number, None))
                     return CANCELLED, driven
                 await commit()
+                account.acknowledged.append(Sent(job.id, number, receipt.signal_id))
                 return receipt.outcome, driven
 
         while True:
@@ -108,10 +111,9 @@ async def test_d8_storing_that_is_cancelled_stores_a_signal_once_or_not_at_all(
         payloads = delivered(await ledger.history(job))
         assert payloads == sorted(set(payloads))
         assert payloads == kept or then == "commit"
+        figures = await account.figures(ledger)
     await check_nothing_is_left(before, it.engine._store._engine.pool)
-    assert tries.count(CANCELLED) >= 1
-    record_property("stores cancelled", tries.count(CANCELLED))
-    record_property("of these committed", len(payloads) - len(kept))
+    figures.record(record_property, happened=tries.count(CANCELLED))
 
 
 async def _outcome(task):
@@ -133,13 +135,13 @@ async def test_d8_a_relay_that_is_cancelled_relays_all_or_nothing_and_once(start
     numbers = iter(range(10_000))
     async with open_ledger(ledger_url) as ledger:
         before = asyncio.all_tasks()
-        tries = []
+        account, tries = Account(), []
         while True:
             # Two transactions, of three signals each.
             for _ in range(2):
                 async with await psycopg.AsyncConnection.connect(ledger_url) as connection:
                     for _ in range(3):
-                        await ledger.signal(job, next(numbers), conn=connection)
+                        await account.signal(ledger, job.id, next(numbers), conn=connection)
             # Somebody holds the job when it begins, so that it has to come back.
             async with await psycopg.AsyncConnection.connect(ledger_url) as other:
                 await other.execute("SELECT FROM oban_jobs WHERE id = %s FOR UPDATE", [job.id])
@@ -155,10 +157,11 @@ async def test_d8_a_relay_that_is_cancelled_relays_all_or_nothing_and_once(start
         assert delivered(await ledger.history(job)) == list(range(next(numbers)))
         assert await ledger.outbox() == []
         assert (await ledger.verify()).ok
+        figures = await account.figures(ledger)
         await check_nothing_is_left(before, ledger._store._engine.pool)
     await it.engine._watch.start()
     assert tries.count(CANCELLED) >= 2
-    record_property("relays cancelled", tries.count(CANCELLED))
+    figures.record(record_property, happened=tries.count(CANCELLED))
 
 
 async def test_closing_a_ledger_that_is_cancelled_ends_every_call_and_loses_nothing(start, ledger_url, record_property):
@@ -166,7 +169,7 @@ async def test_closing_a_ledger_that_is_cancelled_ends_every_call_and_loses_noth
     it = await start({})
     job = await it.oban.enqueue(Job("tests.Nobody"))
     before = asyncio.all_tasks()
-    told = {}
+    account, told = Account(), {}
     n = 0
     while True:
         n += 1
@@ -175,7 +178,8 @@ async def test_closing_a_ledger_that_is_cancelled_ends_every_call_and_loses_noth
         await ledger.history(job)
         assert connections_of("closed", ledger_url) > 0
         sending = {
-            number: asyncio.create_task(ledger.signal(job, number, timeout=5)) for number in range(100 * n, 100 * n + 4)
+            number: asyncio.create_task(account.signal(ledger, job.id, number, timeout=5))
+            for number in range(100 * n, 100 * n + 4)
         }
         await asyncio.sleep(0)
         task, driven = cancel_task_at(n, opened.__aexit__(None, None, None))
@@ -192,8 +196,7 @@ async def test_closing_a_ledger_that_is_cancelled_ends_every_call_and_loses_noth
     assert len(payloads) == len(set(payloads))
     assert {number for number, result in told.items() if isinstance(result, Receipt)} <= set(payloads)
     assert n > 3
-    record_property("closes cancelled", n - 1)
-    record_property("acknowledged", sum(isinstance(result, Receipt) for result in told.values()))
+    (await account.figures(it.ledger)).record(record_property, happened=n - 1)
     record_property("each came to", dict(Counter(type(result).__name__ for result in told.values())))
 
 
@@ -201,7 +204,7 @@ async def test_stopping_that_is_cancelled_can_be_done_again_and_loses_nothing(st
     """A live wait snoozes, or is rescued by another node; what was acknowledged is there."""
     it = await start({})
     before = asyncio.all_tasks()
-    told = {}
+    account, told = Account(), {}
     jobs = []
     n = 0
     while True:
@@ -211,7 +214,7 @@ async def test_stopping_that_is_cancelled_can_be_done_again_and_loses_nothing(st
             node = Node(ledger_url, oban, engine)
             jobs.append(await engine.enqueue(Approval.new({"window": 60})))
             await node.until_status(jobs[-1], "live")
-            sending = asyncio.create_task(engine.signal(jobs[-1], n, channel="other", timeout=5))
+            sending = asyncio.create_task(account.signal(engine, jobs[-1].id, n, channel="other", timeout=5))
             await asyncio.sleep(0)
             task, driven = cancel_task_at(n, engine.stop())
             with contextlib.suppress(asyncio.CancelledError):
@@ -223,7 +226,7 @@ async def test_stopping_that_is_cancelled_can_be_done_again_and_loses_nothing(st
         if driven.suspensions < n:
             break
     assert n > 3
-    record_property("stops cancelled", n - 1)
+    (await account.figures(it.ledger, channel="other")).record(record_property, happened=n - 1)
     await it.oban._query.rescue_jobs(0)
     await start({"default": 20})
     for job in jobs:

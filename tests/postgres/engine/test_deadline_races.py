@@ -9,7 +9,7 @@ async def test_w7_signals_at_the_deadline_agree_with_the_log_whoever_comes_first
     async def pause(is_paused):
         await (it.oban.pause_queue("default") if is_paused else it.oban.resume_queue("default"))
 
-    outcomes = await race(it.url, it.engine, it.oban.get_job, pause, 40)
+    outcomes = await race(it.url, it.engine, it.oban.get_job, pause, 40, record_property)
     assert set(outcomes) == {"timeout", "signal"}
     for name, count in outcomes.items():
         record_property(name, count)

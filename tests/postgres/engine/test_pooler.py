@@ -230,8 +230,7 @@ async def test_d1_a_pooler_that_is_killed_and_started_again_in_mid_load_loses_an
                     pooler.start()
                     await eventually(lambda: _is_up(pooler.url))
                 await eventually(load.has_sent(100))
-            figures = await load.figures(ledger, record_property)
-            record_property("kills", kills)
+            figures = await load.figures(ledger, record_property, happened=kills)
             assert (figures.unknown > 0) == (timeout < 1)
             assert (await ledger.verify()).ok
             await have_consumed_all(node, jobs)

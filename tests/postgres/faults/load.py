@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from signal_ledger import DeliveryUnknown
 from tests.fault_figures import Figures
@@ -72,8 +72,14 @@ class Load:
         goal = len(self.acknowledged) + count
         return lambda: len(self.acknowledged) >= goal
 
-    async def figures(self, ledger, record=None):
-        """Compare with the log what senders were told, after those who were told nothing have sent again."""
+    async def figures(self, ledger, record_property=None, *, happened=0):
+        """Compare with the log what senders were told, after those who were told nothing have sent again.
+
+        Args:
+            ledger: The log.
+            record_property: Writes the figures down, with how often the fault happened: at least once.
+            happened: How often that was.
+        """
         committed = await self._delivered(ledger)
         for sent in self.unknown:
             receipt = await ledger.signal(sent.job_id, sent.payload, key=sent.signal_id)
@@ -90,11 +96,10 @@ class Load:
             committed=sum((sent.job_id, sent.signal_id) in committed for sent in self.unknown),
             worst_s=round(self.worst_s, 3),
         )
-        if record is not None:
-            for name, value in asdict(figures).items():
-                record(name, value)
         print(figures)
         assert len(after) == figures.acknowledged + figures.unknown
+        if record_property is not None:
+            figures.record(record_property, happened=happened)
         assert (figures.lost, figures.doubled) == (0, 0)
         return figures
 

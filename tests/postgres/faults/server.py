@@ -30,17 +30,31 @@ def halted(cluster):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
     try:
-        yield
+        yield pids
     finally:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
 
+def stand_still(pids):
+    """Whether some processes have been halted: all that are still there."""
+    states = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+    return set(states) == {"T"}
+
+
 def crash(cluster):
     """Let the server crash and start again, at once."""
     cluster.stop("immediate")
     cluster.start()
+
+
+def started_at(url):
+    """When the server has started."""
+    return query(url, "SELECT pg_postmaster_start_time()")
 
 
 def terminate(url, condition="true"):

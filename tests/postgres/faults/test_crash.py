@@ -6,10 +6,10 @@ import pytest
 
 from signal_ledger import open_ledger
 from tests.eventually import eventually
-from tests.postgres.engine.conftest import query
+from tests.fault_figures import Account
 from tests.postgres.engine.workers import APPROVED, SEEN, Approval
 from tests.postgres.faults.load import Load
-from tests.postgres.faults.server import crash, terminate
+from tests.postgres.faults.server import crash, started_at, terminate
 from tests.postgres.faults.workers import collectors, have_consumed_all
 
 TASKS = 32
@@ -27,24 +27,22 @@ OF = {
 }
 
 
-def started_at(url):
-    return query(url, "SELECT pg_postmaster_start_time()")
-
-
 # The shorter one ends before the server is back, and not before a fresh connection of PostgreSQL 15 has planned a call.
 @pytest.mark.parametrize("timeout", [0.3, 30])
 async def test_d1_a_crash_of_the_server_loses_and_doubles_nothing(cluster, it, timeout, record_property):
     jobs = await collectors(it)
     async with open_ledger(it.url) as ledger:
         load = Load(ledger, [job.id for job in jobs], timeout=timeout)
+        crashes = 0
         async with load.running(TASKS):
             for _ in range(3):
                 await eventually(load.has_sent(200))
                 before = started_at(it.url)
                 await asyncio.to_thread(crash, cluster)
-                assert started_at(it.url) != before
+                crashes += started_at(it.url) != before
             await eventually(load.has_sent(200))
-        figures = await load.figures(ledger, record_property)
+        figures = await load.figures(ledger, record_property, happened=crashes)
+    assert crashes == 3
     assert (figures.unknown > 0) == (timeout < 1)
     await have_consumed_all(it, jobs)
 
@@ -61,8 +59,7 @@ async def test_d1_connections_that_are_ended_from_within_lose_and_double_nothing
                 await it.ledger.history(jobs[0])
                 ended += await asyncio.to_thread(terminate, it.url, OF[whose])
                 await eventually(load.has_sent(20))
-        figures = await load.figures(ledger, record_property)
-    record_property("ended", ended)
+        figures = await load.figures(ledger, record_property, happened=ended)
     assert figures.unknown == 0
     await have_consumed_all(it, jobs)
 
@@ -70,7 +67,7 @@ async def test_d1_connections_that_are_ended_from_within_lose_and_double_nothing
 async def test_without_a_listener_live_waits_resume_within_the_polling_second(it, start, record_property):
     """Each time Oban's notifier has listened anew, its connection is ended again: no hint arrives."""
     elsewhere = await start({})
-    ended = 0
+    account, ended = Account(), 0
 
     async def keep_ending():
         nonlocal ended
@@ -85,13 +82,15 @@ async def test_without_a_listener_live_waits_resume_within_the_polling_second(it
     try:
         await eventually(lambda: ended > 1)
         began = asyncio.get_running_loop().time()
-        receipt = await elsewhere.engine.signal(job, APPROVED)
+        receipt = await account.signal(elsewhere.engine, job.id, APPROVED)
         await eventually(lambda: APPROVED in SEEN)
         resumed_s = asyncio.get_running_loop().time() - began
         await it.until(timed, "cancelled")
     finally:
         ending.cancel()
         await asyncio.wait([ending])
+    figures = await account.figures(elsewhere.ledger)
+    figures.record(record_property, happened=ended)
     record_property("resumed_s", resumed_s)
     assert receipt.outcome == "live"
     assert resumed_s < 1.5

@@ -1,6 +1,7 @@
 """40,000 damaged and foreign payloads that other programs delivered on PostgreSQL: told row by row (L7, D9)."""
 
 import hashlib
+import time
 from collections import Counter
 
 import psycopg
@@ -10,6 +11,7 @@ from oban._recorded import decode_recorded
 
 from signal_ledger import PayloadError, await_signal, open_ledger
 from tests.damage import COUNT, SECRET, damaged, is_refused
+from tests.fault_figures import Account
 
 JOBS = 400
 EATERS = 20
@@ -86,14 +88,23 @@ async def test_l7_forty_thousand_damaged_rows_are_read_and_named_and_reach_their
     assert {(finding.job_id, finding.version) for finding in report.findings} == refused
     assert SECRET not in str(report)
     start.expected_findings = {"D9 payload"}
+    account = Account()
     for number in range(rounds):
-        await it.engine.signal(eaters, number, channel="sound")
+        began = time.monotonic()
+        receipts = await it.engine.signal(eaters, number, channel="sound")
+        took_s = time.monotonic() - began
+        for receipt in receipts:
+            account.note_told(receipt.job_id, receipt.outcome, receipt.signal_id, took_s, number)
     await start({"default": EATERS})
+    met = 0
     for job in eaters:
         done = await it.until(job, "completed", "discarded")
         assert done.errors == []
         expected = [["damaged" if (job.id, number + 1) in refused else "value", number] for number in range(rounds)]
         assert decode_recorded(done.meta["return"]) == expected
+        met += [what for what, _ in expected].count("damaged")
+    figures = await account.figures(it.ledger, channel="sound")
+    figures.record(record_property, happened=met)
     record_property("rows", COUNT)
     record_property("named", len(refused))
     record_property("awaited", EATERS * rounds)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import errors
 from psycopg_pool import AsyncConnectionPool
 
 from signal_ledger import DeliveryUnknown, attach, open_ledger
@@ -58,15 +59,50 @@ async def plays(node):
 
 
 LIMITS = [
-    ("statement_timeout", "100ms"),
-    ("lock_timeout", "1ms"),
-    ("idle_in_transaction_session_timeout", "200ms"),
-    ("transaction_timeout", "200ms"),
+    ("statement_timeout", "100ms", errors.QueryCanceled),
+    ("lock_timeout", "1ms", errors.LockNotAvailable),
+    ("idle_in_transaction_session_timeout", "200ms", errors.IdleInTransactionSessionTimeout),
+    ("transaction_timeout", "200ms", errors.TransactionTimeout),
 ]
 
+LOCK = "SELECT FROM oban_jobs WHERE id = %s FOR NO KEY UPDATE"
 
-@pytest.mark.parametrize(("name", "value"), LIMITS)
-async def test_d1_limits_on_time_break_nothing_for_good(cluster, ledger_url, name, value, record_property):
+
+async def wait_beyond(ledger_url, url, job_id, limit):
+    """Wait on a plain connection for a job that is locked, or do nothing in a transaction; return what it met."""
+    plain = await psycopg.AsyncConnection.connect(url)
+    try:
+        if limit is errors.IdleInTransactionSessionTimeout:
+            await plain.execute("SELECT")
+            alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+            await eventually(lambda: query(ledger_url, alive, plain.info.backend_pid) == [(0,)])
+        async with asyncio.timeout(10):
+            await plain.execute(LOCK, [job_id])
+    except psycopg.Error as error:
+        return type(error)
+    finally:
+        await plain.close()
+
+
+async def waits_for_a_lock(node, ledger, url, limit):
+    """Have a signal wait for as long as the limit cuts a plain connection of the role; return how often it did."""
+    SEEN.clear()
+    job = await node.engine.enqueue(Approval.new({"window": 0}))
+    await node.until_status(job, "snoozed")
+    async with await psycopg.AsyncConnection.connect(node.url) as other:
+        await other.execute(LOCK, [job.id])
+        waiting = asyncio.create_task(ledger.signal(job, APPROVED))
+        cut = [await wait_beyond(node.url, url, job.id, limit) for _ in range(3)]
+        assert not waiting.done()
+    assert (await waiting).outcome == "woken"
+    await node.until(job, "completed")
+    assert SEEN == [APPROVED]
+    assert cut == [limit] * 3
+    return len(cut)
+
+
+@pytest.mark.parametrize(("name", "value", "error"), LIMITS, ids=[name for name, *_ in LIMITS])
+async def test_d1_limits_on_time_break_nothing_for_good(cluster, ledger_url, name, value, error, record_property):
     if name == "transaction_timeout" and cluster.version < 17:
         pytest.skip("PostgreSQL has it from 17 on")
     url = as_role(ledger_url, "limited")
@@ -87,7 +123,8 @@ async def test_d1_limits_on_time_break_nothing_for_good(cluster, ledger_url, nam
             "SELECT 'w', 'scheduled', now() + interval '1 hour' FROM generate_series(1, 3000) RETURNING id",
         )
         await ledger.signal([job_id for [job_id] in many], APPROVED)
-        await load.figures(ledger, record_property)
+        cut = await waits_for_a_lock(node, ledger, url, error)
+        await load.figures(ledger, record_property, happened=cut)
         await have_consumed_all(node, jobs)
     async with open_ledger(ledger_url) as ledger:
         assert (await ledger.verify()).ok
@@ -104,9 +141,6 @@ async def test_connections_that_the_server_ends_when_they_are_idle_are_opened_an
             assert len(await ledger.history(job_id)) == number + 1
             await eventually(lambda: connections(ledger_url) == (0, 0))
     query(ledger_url, "DROP ROLE limited")
-
-
-OF_LIMITED = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'limited'"
 
 
 async def test_d1_while_all_connections_are_taken_signals_wait_and_say_why(ledger_url):
@@ -132,8 +166,8 @@ async def test_d1_while_all_connections_are_taken_signals_wait_and_say_why(ledge
             assert not waiting.done()
             others.close()
             assert (await waiting).outcome == "buffered"
-        # The server may not know yet that the other connection was closed.
-        await eventually(lambda: query(ledger_url, OF_LIMITED) < [(2,)])
+        # The server may not know yet that the other one is closed.
+        await eventually(lambda: connections(ledger_url)[0] == 1)
         assert [event.payload for event in await ledger.history(job_id)] == [2]
     query(ledger_url, "DROP OWNED BY limited; DROP ROLE limited")
 
@@ -149,11 +183,12 @@ async def test_d1_workers_that_get_no_connection_wait_and_go_on(ledger_url, reco
         async with load.running(4):
             await eventually(load.has_sent(50))
             query(ledger_url, "ALTER ROLE limited CONNECTION LIMIT 0")
-            assert terminate(ledger_url, "usename = 'limited'") > 3
+            ended = terminate(ledger_url, "usename = 'limited'")
+            assert ended > 3
             await eventually(lambda: len(load.unknown) >= 8)
             query(ledger_url, "ALTER ROLE limited CONNECTION LIMIT -1")
             await eventually(load.has_sent(50))
-        await load.figures(ledger, record_property)
+        await load.figures(ledger, record_property, happened=ended)
         await have_consumed_all(node, jobs)
     await eventually(lambda: connections(ledger_url) == (0, 0))
     query(ledger_url, "DROP OWNED BY limited; DROP ROLE limited")
@@ -188,8 +223,7 @@ async def test_d1_while_others_have_all_connections_of_the_server_everybody_wait
                         await ledger.history(jobs[0])
                     await eventually(lambda: len(load.unknown) >= unknown + 8)
                 await eventually(load.has_sent(50))
-            figures = await load.figures(ledger, record_property)
-            record_property("ended", ended)
+            figures = await load.figures(ledger, record_property, happened=ended)
             assert figures.unknown >= 8
             await have_consumed_all(node, jobs)
         async with open_ledger(superuser) as ledger:
@@ -221,7 +255,8 @@ async def test_a_pool_of_one_is_enough(ledger_url, record_property):
         load = Load(engine, [job.id for job in jobs], timeout=30)
         async with load.running(8):
             await eventually(load.has_sent(200))
-        await load.figures(ledger, record_property)
+        queued = oban._query._pool.get_stats()["requests_queued"]
+        await load.figures(ledger, record_property, happened=queued)
         await have_consumed_all(node, jobs)
 
 
@@ -243,10 +278,12 @@ async def test_d1_a_server_that_comes_back_read_only_is_waited_for(cluster, it, 
             if timeout < 1:
                 await eventually(lambda: len(load.unknown) >= 8)
             assert len(load.acknowledged) == sent
+            with pytest.raises(errors.ReadOnlySqlTransaction):
+                query(it.url, "DELETE FROM oban_jobs WHERE false")
             query(f"{it.url}&options=-cdefault_transaction_read_only%3Doff", f"ALTER DATABASE {name} RESET ALL")
             terminate(it.url)
             await eventually(load.has_sent(100))
-        await load.figures(ledger, record_property)
+        await load.figures(ledger, record_property, happened=1)
     await have_consumed_all(it, jobs)
 
 
@@ -292,7 +329,7 @@ async def test_d1_a_full_disk_is_told_and_loses_nothing(cluster, record_property
                     assert "DiskFullError" in str(unknown.value.__cause__)
                     filler.unlink()
                     await eventually(load.has_sent(50))
-                await load.figures(ledger, record_property)
+                await load.figures(ledger, record_property, happened=1)
                 await have_consumed_all(node, jobs)
                 assert (await ledger.verify()).ok
         finally:

@@ -100,11 +100,13 @@ async def test_d1_replies_that_are_lost_in_mid_load_lose_and_double_nothing(betw
     jobs = await collectors(node)
     async with open_ledger(between.url) as ledger:
         load = Load(ledger, [job.id for job in jobs], timeout=30)
+        lost = 0
         async with load.running(8):
             for _ in range(5):
                 lose(between, MARKS[what])
                 await eventually(lambda: between.lost == 1)
+                lost += between.lost
                 await eventually(load.has_sent(20))
-        figures = await load.figures(ledger, record_property)
+        figures = await load.figures(ledger, record_property, happened=lost)
     assert figures.unknown == 0
     await have_consumed_all(node, jobs)

@@ -13,7 +13,7 @@ from tests.eventually import eventually
 from tests.postgres.engine.conftest import an_oban
 from tests.postgres.engine.workers import APPROVED, Approval
 from tests.postgres.faults.load import Load
-from tests.postgres.faults.server import halted
+from tests.postgres.faults.server import halted, stand_still
 from tests.postgres.proxy import proxy
 
 TIMEOUT_S = 1.0
@@ -75,10 +75,11 @@ async def test_d6_a_signal_to_a_halted_server_ends_in_time(cluster, ledger_url, 
         load = Load(ledger, job_ids, timeout=TIMEOUT_S)
         async with load.running(tasks):
             await eventually(load.has_sent(100))
-            with halted(cluster):
+            with halted(cluster) as pids:
                 await eventually(lambda: len(load.unknown) >= tasks)
+                halts = int(stand_still(pids))
             await eventually(load.has_sent(100))
-        figures = await load.figures(ledger, record_property)
+        figures = await load.figures(ledger, record_property, happened=halts)
     assert figures.unknown >= tasks
     assert figures.worst_s < LATEST_S
 

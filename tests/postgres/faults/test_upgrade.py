@@ -13,11 +13,12 @@ from signal_ledger import SchemaError, attach, migrate, open_ledger
 from signal_ledger.upcast import NewerEventError
 from signal_ledger_adapters.postgres.schema import migrations
 from tests.eventually import eventually
+from tests.fault_figures import Figures
 from tests.postgres.engine.conftest import Node, an_oban, query
 from tests.postgres.engine.workers import APPROVED, SEEN, Approval, Quick
 from tests.postgres.faults.load import Load
 from tests.postgres.faults.next_release import NextRelease, a_process
-from tests.postgres.faults.server import crash
+from tests.postgres.faults.server import crash, started_at
 from tests.postgres.faults.workers import collectors, have_consumed_all
 
 NEWEST = migrations()[-1].version
@@ -39,7 +40,7 @@ async def test_migrations_in_mid_load_disturb_nobody(it, record_property):
                 [[after]] = query(it.url, "SELECT max(xmin::text::bigint) FROM pg_proc")
                 migrated += after != before
                 await eventually(load.has_sent(50))
-        figures = await load.figures(ledger, record_property)
+        figures = await load.figures(ledger, record_property, happened=migrated)
     assert migrated == 3
     assert figures.unknown == 0
     await have_consumed_all(it, jobs)
@@ -175,6 +176,16 @@ def ran_on(url):
     return Counter(dict(query(url, "SELECT node, count(*) FROM executions GROUP BY node")))
 
 
+VERSION = "SELECT version FROM signal_ledger.settings"
+
+
+async def crashes_once(cluster, url):
+    """Let the server crash; return whether it has started anew."""
+    before = started_at(url)
+    await asyncio.to_thread(crash, cluster)
+    return started_at(url) != before
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("crashes", ["before the migration", "before and after it"])
 async def test_l8_d1_a_server_restarts_under_the_next_release_while_old_workers_run_and_nothing_is_lost(
@@ -193,12 +204,14 @@ async def test_l8_d1_a_server_restarts_under_the_next_release_while_old_workers_
         load = Load(ledger, [job.id for job in jobs], timeout=30)
         async with load.running(2):
             await eventually(load.has_sent(100))
-            await asyncio.to_thread(crash, cluster)
+            crashed = await crashes_once(cluster, ledger_url)
+            [[old_version]] = query(ledger_url, VERSION)
             async with release.running("migrating", ledger_url) as migrating:
                 assert migrating.said == "4"
+            migrated = query(ledger_url, VERSION) != [(old_version,)]
             if crashes != "before the migration":
                 await eventually(load.has_sent(50))
-                await asyncio.to_thread(crash, cluster)
+                crashed += await crashes_once(cluster, ledger_url)
             new = await stack.enter_async_context(release.running("working", ledger_url, "new"))
             assert new.said == "schema version 3"
             with pytest.raises(SchemaError, match="has version 4, this library knows 3; upgrade the library"):
@@ -227,7 +240,7 @@ async def test_l8_d1_a_server_restarts_under_the_next_release_while_old_workers_
     assert query(ledger_url, "SELECT DISTINCT state::text, errors FROM oban_jobs") == [("completed", [])]
     assert (figures["lost"], figures["doubled"], figures["unknown"]) == (0, 0, 0)
     assert figures["acknowledged"] == len(load.acknowledged)
-    for name, value in figures.items():
-        record_property(name, value)
+    assert (crashed, migrated) == (crashes.count("before") + crashes.count("after"), True)
+    Figures(**figures).record(record_property, happened=crashed + migrated)
     record_property("events of version 1, 3", [count for _, count in versions])
     record_property("executions after it on old, new", [ran["old"], ran["new"]])
