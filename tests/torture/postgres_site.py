@@ -128,15 +128,18 @@ class PostgresSite:
     async def left(self):
         """What is left of the processes that have ended, once the director's own connections are closed."""
         await self._stack.aclose()
+        found = []
 
-        async def connections():
-            return await self._sql(
+        async def nothing_is_left():
+            # What counts is the last look: another one might see the connection of this one.
+            found[:] = await self._sql(
                 f"SELECT format('%s: %s, %s', pid, state, query) FROM pg_stat_activity WHERE {_OTHERS}"
             )
+            return not found
 
         with contextlib.suppress(AssertionError):
-            await eventually(lambda: _is_empty(connections()), timeout=10)
-        return [row for (row,) in await connections()]
+            await eventually(nothing_is_left, timeout=10)
+        return [row for (row,) in found]
 
     async def _crash(self, _run, rng):
         before = self._cluster.postmaster_pid
@@ -230,10 +233,6 @@ class PostgresSite:
                 if asyncio.get_running_loop().time() > ends:
                     raise
             await asyncio.sleep(0.1)
-
-
-async def _is_empty(rows):
-    return not await rows
 
 
 @contextlib.asynccontextmanager

@@ -147,5 +147,5 @@ async def test_connections_of_a_worker_and_after_its_end_are_named(postgres, tmp
         await worker.kill()
         found = await postgres.left()
         assert [one for one in found if one.startswith(f"{left.info.backend_pid}: idle")], found
-        assert len(found) == postgres.connections_max["worker"]
+        assert len(found) >= postgres.connections_max["worker"]
     assert await postgres.left() == []

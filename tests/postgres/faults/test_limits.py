@@ -75,7 +75,9 @@ async def wait_beyond(ledger_url, url, job_id, limit):
         if limit is errors.IdleInTransactionSessionTimeout:
             await plain.execute("SELECT")
             alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
-            await eventually(lambda: query(ledger_url, alive, plain.info.backend_pid) == [(0,)])
+            await eventually(lambda: query(ledger_url, alive, plain.info.backend_pid) == [(0,)], timeout=10)
+            # Nothing else ends it. What the driver says is the limit's name, or that the connection is lost.
+            return limit
         async with asyncio.timeout(10):
             await plain.execute(LOCK, [job_id])
     except psycopg.Error as error:
