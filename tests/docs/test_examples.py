@@ -70,7 +70,10 @@ class Command:
 
     def __init__(self, arguments, folder, variables):
         # Warnings are errors for examples, too. The measuring of coverage, and our plugins of pytest, stay out of them.
-        environment = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}
+        # Without what is meant for this run of tests alone.
+        environment = {
+            key: value for key, value in os.environ.items() if "COVERAGE" not in key and key != "PYTEST_ADDOPTS"
+        }
         # Where a page does not configure pytest, it does without the plugins that happen to be installed here.
         plugins = {} if (folder / "pytest.ini").exists() else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
