@@ -1,7 +1,7 @@
 """How much of what can be done without end the tests do: random histories, mostly.
 
-`./run ci` runs the tests on two versions of everything. The second run takes its time; the first one looks for what is
-different there, and looks at fewer histories.
+`./run ci` runs the tests on two versions of everything, and has half an hour. The first run looks for what is different
+there, and looks at the fewest histories. `./run test` looks at all.
 """
 
 import os
