@@ -432,7 +432,7 @@ class MemorySnapshot:
         """There are no blocks."""
         none: tuple[str, ...] = ()
         for cursor in none:
-            yield cursor
+            yield cursor  # pragma: no cover - makes it a generator
 
     async def repairs(self) -> list[JobId]:
         return sorted(self._tables.repairs)

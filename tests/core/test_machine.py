@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import settings
 
+from signal_ledger.jobs import JobState
 from signal_ledger.memory import MemoryStore
 from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
@@ -33,6 +34,29 @@ GLANCE = settings(max_examples=5, stateful_step_count=20, deadline=None)
 def test_two_stores_of_one_kind_agree(machine):
     play(machine, settings=GLANCE, complete=False)
     assert sum(machine.reached.values()) > 0
+
+
+def test_the_same_histories_are_played_each_time():
+    """So many that every rule is met, so that what is measured in this run is no matter of luck."""
+    the_same = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None)
+    play(LedgerTwins, settings=the_same, complete=False)
+    assert sum(LedgerTwins.reached.values()) > 0
+
+
+def test_steps_are_played_by_hand():
+    """What random histories meet only now and then."""
+    machine = FlowTwins()
+    machine.open(shape="nothing", ignore=set())
+    for deps, max_attempts in (({1}, 20), (set(), 20), (set(), 1)):
+        machine.insert(deps=deps, is_ordered=False, ignore=set(), scheduled_in=None, max_attempts=max_attempts)
+    machine.execute(place=0)
+    for outcome, is_zombie in ((JobState.CANCELLED, True), (JobState.COMPLETED, False)):
+        machine.finish(place=0, outcome=outcome, is_zombie=is_zombie)
+    for place in (1, 0):
+        machine.execute(place=place)
+        machine.finish(place=0, outcome=JobState.RETRYABLE, is_zombie=False)
+    assert [one.state for one in machine._steps()] == ["retryable", "completed", "discarded"]
+    machine.teardown()
 
 
 def test_a_run_that_misses_what_it_should_meet_proves_little():
