@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from signal_ledger import ledger as ledgers
 from signal_ledger.ledger import Ledger
 from signal_ledger.memory import MemoryStore, MemoryUnit
-from signal_ledger.ports import EventFilter
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.sqlite.rows import event_columns
 from signal_ledger_adapters.sqlite.statements import statement
 from signal_ledger_adapters.sqlite.store import SqliteStore
-from tests.logs import MIXTURES, questions, rows_of
+from tests.logs import MIXTURES, ask, rows_of
 
 QUESTIONS = 20
 ROUNDS_MAX = 5
@@ -71,20 +70,7 @@ async def answers(made, mixture, data, reached):
     with tempfile.TemporaryDirectory() as folder:
         store = await made(rows, folder)
         try:
-            await ask(Ledger(store, None), rows, data, reached)
+            await ask(Ledger(store, None), rows, data, QUESTIONS, reached)
         finally:
             # Hypothesis may end an example where it draws.
             await store.close()
-
-
-async def ask(ledger, rows, data, reached):
-    everything = [event async for event in ledger.events()]
-    assert [(event.job_id, event.version) for event in everything] == [(row.job_id, row.version) for row in rows]
-    for _ in range(QUESTIONS):
-        asked = data.draw(questions(everything))
-        found = [event.cursor async for event in ledger.events(**asked)]
-        behind = [event.cursor for event in everything].index(asked["after"]) + 1 if asked["after"] else 0
-        wanted = EventFilter(**asked)
-        assert found == [event.cursor for event in everything[behind:] if wanted.matches(event)]
-        reached["answered"] += bool(found)
-        reached["in several pages"] += len(found) > ledgers._PAGE

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
+from signal_ledger import ledger as ledgers
 from signal_ledger.causes import Cause
 from signal_ledger.events import (
     Awaited,
@@ -21,6 +22,7 @@ from signal_ledger.events import (
     TimedOut,
 )
 from signal_ledger.names import Execution, JobId, SignalId
+from signal_ledger.ports import EventFilter
 from signal_ledger.stored import to_stored
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -109,3 +111,18 @@ def questions(draw, everything):
             st.none() | st.sampled_from(everything).map(lambda event: event.cursor) if everything else st.none()
         ),
     }
+
+
+async def ask(ledger, rows, data, count, reached):
+    """Ask so many questions of a log, and compare each answer with a look at every event."""
+    everything = [event async for event in ledger.events()]
+    assert [(event.job_id, event.version) for event in everything] == [(row.job_id, row.version) for row in rows]
+    cursors = [event.cursor for event in everything]
+    for _ in range(count):
+        asked = data.draw(questions(everything))
+        found = [event.cursor async for event in ledger.events(**asked)]
+        behind = cursors.index(asked["after"]) + 1 if asked["after"] else 0
+        wanted = EventFilter(**asked)
+        assert found == [event.cursor for event in everything[behind:] if wanted.matches(event)]
+        reached["answered"] += bool(found)
+        reached["in several pages"] += len(found) > ledgers._PAGE

@@ -16,7 +16,6 @@ from sqlalchemy import event, text
 from signal_ledger import Workflow
 from signal_ledger import ledger as ledgers
 from signal_ledger.ledger import Ledger
-from signal_ledger.ports import EventFilter
 from signal_ledger.stored import StoredEvent
 from signal_ledger.testing.bench import take
 from signal_ledger_adapters.postgres.connection import to_url
@@ -25,7 +24,7 @@ from signal_ledger_adapters.postgres.store import PostgresStore
 from signal_ledger_adapters.queries import FEW_WAITS_MAX
 from tests.effort import share_of
 from tests.eventually import eventually
-from tests.logs import BEGIN, MIXTURES, Mixture, questions, rows_of
+from tests.logs import BEGIN, MIXTURES, Mixture, ask, rows_of
 from tests.postgres.locks import waiting_backends
 from tests.postgres.test_plans import EXPLAIN, looked_at
 
@@ -96,22 +95,10 @@ def test_l4_every_question_is_answered_as_by_a_look_at_every_event(ledger_url, m
             await fill(ledger_url, rows, at_once=at_once, blocks=blocks)
             store = await PostgresStore.open(to_url(ledger_url), Names())
             try:
-                await ask(Ledger(store, None), rows)
+                await ask(Ledger(store, None), rows, data, QUESTIONS_A_LOG, reached)
             finally:
                 # Hypothesis may end an example where it draws.
                 await store.close()
-
-        async def ask(ledger, rows):
-            everything = [recorded async for recorded in ledger.events()]
-            assert [(one.job_id, one.version) for one in everything] == [(row.job_id, row.version) for row in rows]
-            for _ in range(QUESTIONS_A_LOG):
-                asked = data.draw(questions(everything))
-                found = [recorded.cursor async for recorded in ledger.events(**asked)]
-                behind = [one.cursor for one in everything].index(asked["after"]) + 1 if asked["after"] else 0
-                wanted = EventFilter(**asked)
-                assert found == [one.cursor for one in everything[behind:] if wanted.matches(one)]
-                reached["answered"] += bool(found)
-                reached["in several pages"] += len(found) > page
 
         asyncio.run(answers())
 
@@ -412,11 +399,15 @@ async def test_l3_altered_blocks_are_found_and_rebuilt(bench, ledger_url, sql, f
     assert await findings(bench) == []
 
 
-async def test_l3_rebuilding_waits_for_whoever_writes_blocks(bench, ledger_url):
-    """Else the block that is being written would tell of all events before it, whose blocks are forgotten."""
+async def send_four_blocks(bench):
     job_ids = [await bench.insert() for _ in range(256)]
     for _ in range(4):
         await bench.signaller.send_all(job_ids)
+
+
+async def test_l3_rebuilding_waits_for_whoever_writes_blocks(bench, ledger_url):
+    """Else the block that is being written would tell of all events before it, whose blocks are forgotten."""
+    await send_four_blocks(bench)
     with psycopg.connect(ledger_url) as writing:
         writing.execute("SELECT signal_ledger.write_blocks(3)")
         writing.commit()
@@ -431,9 +422,7 @@ async def test_l3_rebuilding_waits_for_whoever_writes_blocks(bench, ledger_url):
 
 
 async def test_l3_rebuilding_writes_all_blocks_also_while_an_engine_writes_some(bench, ledger_url):
-    job_ids = [await bench.insert() for _ in range(256)]
-    for _ in range(4):
-        await bench.signaller.send_all(job_ids)
+    await send_four_blocks(bench)
     with psycopg.connect(ledger_url) as writing:
         # Holds what keeps all others from writing them, as whoever writes one does.
         writing.execute("SELECT pg_advisory_xact_lock(hashtext('signal_ledger.blocks'), hashtext('signal_ledger'))")
