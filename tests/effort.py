@@ -6,6 +6,8 @@ there, and looks at the fewest histories. `./run test` looks at all.
 
 import os
 
+from hypothesis import HealthCheck, settings
+
 VARIABLE = "SIGNAL_LEDGER_EFFORT"
 """A share of what is usual, such as 0.3; 1 unless set."""
 
@@ -13,3 +15,15 @@ VARIABLE = "SIGNAL_LEDGER_EFFORT"
 def share_of(count):
     """Return how many to try of so many."""
     return max(1, round(count * float(os.environ.get(VARIABLE, "1"))))
+
+
+def histories(count, steps):
+    """Return the settings for random histories of so many steps, of which each round plays others."""
+    return settings(
+        max_examples=share_of(count),
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=False,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )

@@ -2,14 +2,13 @@
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
 
 from signal_ledger.memory import MemoryStore
 from signal_ledger.testing.bench import EmbeddedBench
 from signal_ledger.testing.clock import ManualClock
 from signal_ledger.testing.comparing import play
 from signal_ledger.testing.flow_machine import FlowMachine
-from tests.effort import share_of
+from tests.effort import histories
 from tests.postgres.bench import DatabaseClock, PostgresBench, empty
 from tests.postgres.crashes import kill_clients, open_mortal
 
@@ -36,13 +35,5 @@ def test_f1_to_f5_hold_on_postgresql_as_they_do_in_the_reference(ledger_url):
         play(
             Machine,
             rounds_max=12,
-            settings=settings(
-                max_examples=share_of(20),
-                stateful_step_count=40,
-                deadline=None,
-                # Each round must be another one.
-                derandomize=False,
-                print_blob=True,
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
+            settings=histories(20, 40),
         )

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
 
 from signal_ledger.memory import MemoryStore
 from signal_ledger.testing.bench import EmbeddedBench
@@ -14,7 +13,7 @@ from signal_ledger.testing.comparing import play
 from signal_ledger.testing.machine import LedgerMachine
 from signal_ledger_adapters.sqlite.store import SqliteStore
 from tests.crashes import cut_power
-from tests.effort import share_of
+from tests.effort import histories
 from tests.postgres.bench import DatabaseClock, PostgresBench, empty
 from tests.postgres.crashes import kill_clients, open_mortal
 from tests.transactions import sqlite_transaction
@@ -53,13 +52,5 @@ def test_the_stores_agree_on_every_event_receipt_and_refusal(ledger_url):
         play(
             Machine,
             rounds_max=12,
-            settings=settings(
-                max_examples=share_of(20),
-                stateful_step_count=40,
-                deadline=None,
-                # Each round must be another one.
-                derandomize=False,
-                print_blob=True,
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
+            settings=histories(20, 40),
         )

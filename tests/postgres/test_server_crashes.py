@@ -6,8 +6,6 @@ from typing import ClassVar
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import rule
 
 from signal_ledger.memory import MemoryStore
@@ -17,7 +15,7 @@ from signal_ledger.testing.comparing import play
 from signal_ledger.testing.flow_machine import FlowMachine
 from signal_ledger.testing.machine import LedgerMachine
 from signal_ledger_adapters.postgres.scratch import scratch_cluster
-from tests.effort import share_of
+from tests.effort import histories
 from tests.postgres.bench import DatabaseClock, PostgresBench, empty
 from tests.postgres.conftest import install
 from tests.postgres.crashes import crash_server, open_mortal
@@ -76,12 +74,5 @@ def test_d1_what_was_answered_survives_crashes_of_the_server(mortal_cluster, mac
     play(
         Machine,
         rounds_max=12,
-        settings=hypothesis_settings(
-            max_examples=share_of(2),
-            stateful_step_count=25,
-            deadline=None,
-            derandomize=False,
-            print_blob=True,
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
+        settings=histories(2, 25),
     )
