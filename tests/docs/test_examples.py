@@ -11,6 +11,7 @@ How a page says what is to be run (README.md and every page under docs/):
   command may go on while other terminals are used. A later block of that terminal goes on with what it prints, and
   ``^C`` interrupts it. A line that begins with ``(Pdb) `` is typed into the debugger.
 * ``<!-- not run: REASON -->`` before a ``python`` block: it is no script.
+* ``sql`` blocks are queries of the views of a SQLite file; ``tests/views`` runs them.
 * ``<!-- postgres -->`` on a line of its own: what the page runs finds the URL of an empty database, with Oban's schema
   installed, in ``DATABASE_URL`` and ``SIGNAL_LEDGER_URL``. It is on a scratch cluster; where none can be had, the tests
   of the page are skipped, and fail if ``CI`` is set.
@@ -218,7 +219,7 @@ def test_there_are_scripts_and_stories():
 
 
 def test_every_page_says_what_is_to_be_done_with_its_blocks():
-    known = {"python", "console", "text", "sh"}
+    known = {"python", "console", "text", "sh", "sql", "json"}
     for page in PAGES:
         for block in blocks(page):
             place = f"{name(page)}:{block.line}"

@@ -13,6 +13,7 @@ from signal_ledger_adapters.postgres import tables
 from signal_ledger_adapters.postgres.schema import migrations, triggers
 from signal_ledger_adapters.sqlite import tables as sqlite_tables
 from tests.docs.pages import PAGES, ROOT, name
+from tests.view_answers import PREFIX, VIEWS
 
 DOCS = ROOT / "docs"
 
@@ -51,6 +52,17 @@ def test_every_column_of_the_log_is_described():
     columns = [column.name for column in sqlite_tables.events.columns]
     assert columns == ["position", *StoredEvent._fields]
     assert first_cells("reference/log.md", "## The columns of `signal_ledger_events`") == columns
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_column_of_a_view_is_described(view):
+    page = "reference/sqlite-views.md"
+    assert first_cells(page, f"## `{PREFIX}{view}`") == VIEWS[view].split()
+
+
+def test_every_view_is_listed_with_its_question():
+    page = (DOCS / "reference" / "sqlite-views.md").read_text(encoding="utf-8")
+    assert re.findall(rf"\[`{PREFIX}(\w+)`\]\(#{PREFIX}\1\)", page) == list(VIEWS)
 
 
 def test_every_column_of_the_log_on_postgres_is_described():

@@ -18,6 +18,8 @@ from signal_ledger_adapters.sqlite.connection import connect, create_engine, to_
 from signal_ledger_adapters.sqlite.migrate import Migration, migrate, migrations
 from signal_ledger_adapters.sqlite.store import SqliteStore
 
+NEWEST = len(migrations())
+
 
 def clock():
     return datetime(2026, 1, 1, tzinfo=UTC)
@@ -86,7 +88,7 @@ async def test_a_file_system_without_write_ahead_logging_is_refused(path, monkey
         connect(path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("version", range(NEWEST))
 async def test_an_old_file_is_upgraded_and_keeps_what_it_holds(path, version):
     make_old(path, version)
     fresh = path.with_name("fresh.db")
@@ -96,7 +98,7 @@ async def test_an_old_file_is_upgraded_and_keeps_what_it_holds(path, version):
     assert schema_of(path) == schema_of(fresh)
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT version FROM signal_ledger_schema").fetchall() == [
-        (number,) for number in range(1, 6)
+        (number,) for number in range(1, NEWEST + 1)
     ]
     connection.close()
 
@@ -141,15 +143,18 @@ async def refusal(path, *, read_only=False, create=True):
 
 
 async def test_a_newer_file_is_refused_and_left_alone(path):
-    make_old(path, 5)
+    make_old(path, NEWEST)
     connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO signal_ledger_schema VALUES (6, '0006_future.sql', 'x', 'later')")
+    connection.execute("INSERT INTO signal_ledger_schema VALUES (?, 'future.sql', 'x', 'later')", (NEWEST + 1,))
     connection.commit()
     connection.close()
     for read_only in (False, True):
         message = await refusal(path, read_only=read_only)
-        assert "has schema version 6, newer than 5, which this library knows; upgrade signal-ledger" in message
-    assert "newer than 5" in await refusal(path, create=False)
+        assert (
+            f"has schema version {NEWEST + 1}, newer than {NEWEST}, which this library knows; upgrade signal-ledger"
+            in message
+        )
+    assert f"newer than {NEWEST}" in await refusal(path, create=False)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -225,7 +230,7 @@ async def test_auditing_makes_nothing(path):
     sqlite3.connect(path).close()
     assert "holds no ledger; lite(url) makes one in it" in await refusal(path, create=False)
     make_old(path, 1)
-    assert "has schema version 1, expected 5; open it once for writing to upgrade it" in await refusal(
+    assert f"has schema version 1, expected {NEWEST}; open it once for writing to upgrade it" in await refusal(
         path, create=False, read_only=True
     )
     async with open_ledger(f"sqlite:///{path}") as ledger:
