@@ -42,9 +42,8 @@ class Approval:
 class Story:
     """A file that a real engine has written, in which every case of every view is to be found."""
 
-    def __init__(self, engine, url):
+    def __init__(self, engine):
         self.engine = engine
-        self.url = url
         self.jobs = {}
 
     async def enqueue(self, name, *channels, **args):
@@ -67,46 +66,11 @@ class Story:
 
 @pytest.fixture
 async def story(path):
-    url = f"sqlite:///{path}"
-    async with lite(url, queues={"default": {"limit": 20}}, live_share=1.0) as engine:
-        story = Story(engine, url)
-        await story.enqueue("granted", "approval", window=0.01, wait_for=3600)
-        await story.until_status("granted", "snoozed")
-        await engine.signal(story.jobs["granted"], SECRET, channel="approval", source="ada", key="form 12")
-        await story.until("granted", "completed")
-        await story.enqueue("late", None, wait_for=0.01)
-        await story.until("late", "cancelled")
-        await story.enqueue("forgotten", "approval", wait_for=3600)
-        await story.until_status("forgotten", "snoozed")
-        await story.enqueue("given up", "approval")
-        await story.until_status("given up", "snoozed")
-        await engine.signal(story.jobs["given up"], SECRET, channel="another")
-        await engine.cancel_job(story.jobs["given up"])
-        # Its second run finds a signal there.
-        await story.enqueue("again", "votes")
-        await story.until_status("again", "snoozed")
-        await engine.cancel_job(story.jobs["again"])
-        await engine.retry_job(story.jobs["again"])
-        await story.until_status("again", "snoozed")
-        story.jobs["early"] = await Approval.enqueue({"channels": ["votes", "votes"]}, schedule_in=3600)
-        for number in range(3):
-            await engine.signal(story.jobs["early"], number, channel="votes", source="Zoë")
-        await engine.retry_job(story.jobs["early"])
-        await story.until("early", "completed")
-        story.jobs["scheduled"] = await Approval.enqueue({"channels": []}, schedule_in=3600)
-        for number in range(2):
-            await engine.signal(story.jobs["scheduled"], number)
-        workflow = Workflow("order 7")
-        workflow.add("approval", Approval.new({"channels": [None]})).add(
-            "charge", Approval.new({"channels": []}), "approval"
-        )
-        workflow.add("tell", Approval.new({"channels": []}), ["approval", "charge"])
-        await engine.enqueue_many(workflow)
-        await eventually(lambda: _waits(engine, workflow.job_ids["approval"]))
-        done = Workflow().add("first", Approval.new({"channels": []}))
-        done.add("second", Approval.new({"channels": []}), "first")
-        await engine.enqueue_many(done)
-        await eventually(lambda: _has_ended(done))
+    async with lite(f"sqlite:///{path}", queues={"default": {"limit": 20}}, live_share=1.0) as engine:
+        story = Story(engine)
+        await play_waits(story)
+        await play_signals(story)
+        held = await play_workflows(story)
         async with sqlite_transaction(path) as connection:
             await engine.signal(story.jobs["late"], SECRET, source="ada", key="k", conn=connection)
         await eventually(lambda: _is_refused(engine))
@@ -115,7 +79,55 @@ async def story(path):
         yield story
         for name in ("live", "forgotten", "again"):
             await engine.cancel_job(story.jobs[name])
-        await workflow.cancel()
+        await held.cancel()
+
+
+async def play_waits(story):
+    """Waits with each outcome."""
+    await story.enqueue("granted", "approval", window=0.01, wait_for=3600)
+    await story.until_status("granted", "snoozed")
+    await story.engine.signal(story.jobs["granted"], SECRET, channel="approval", source="ada", key="form 12")
+    await story.until("granted", "completed")
+    await story.enqueue("late", None, wait_for=0.01)
+    await story.until("late", "cancelled")
+    await story.enqueue("forgotten", "approval", wait_for=3600)
+    await story.until_status("forgotten", "snoozed")
+    await story.enqueue("given up", "approval", window=0.01, wait_for=3600)
+    await story.until_status("given up", "snoozed")
+    await story.engine.signal(story.jobs["given up"], SECRET, channel="another")
+    await story.engine.cancel_job(story.jobs["given up"])
+    # It waits in its second run.
+    await story.enqueue("again", "votes")
+    await story.until_status("again", "snoozed")
+    await story.engine.cancel_job(story.jobs["again"])
+    await story.engine.retry_job(story.jobs["again"])
+    await story.until_status("again", "snoozed")
+
+
+async def play_signals(story):
+    """Signals that are there before anybody waits: two are consumed at once, others are kept."""
+    story.jobs["early"] = await Approval.enqueue({"channels": ["votes", "votes"]}, schedule_in=3600)
+    for number in range(3):
+        await story.engine.signal(story.jobs["early"], number, channel="votes", source="Zoë")
+    await story.engine.retry_job(story.jobs["early"])
+    await story.until("early", "completed")
+    story.jobs["scheduled"] = await Approval.enqueue({"channels": []}, schedule_in=3600)
+    for number in range(2):
+        await story.engine.signal(story.jobs["scheduled"], number)
+
+
+async def play_workflows(story):
+    """One that has ended, and one whose steps are held, which is returned."""
+    held = Workflow("order 7").add("approval", Approval.new({"channels": [None]}))
+    held.add("charge", Approval.new({"channels": []}), "approval")
+    held.add("tell", Approval.new({"channels": []}), ["approval", "charge"])
+    await story.engine.enqueue_many(held)
+    await eventually(lambda: _waits(story.engine, held.job_ids["approval"]))
+    done = Workflow().add("first", Approval.new({"channels": []}))
+    done.add("second", Approval.new({"channels": []}), "first")
+    await story.engine.enqueue_many(done)
+    await eventually(lambda: _has_ended(done))
+    return held
 
 
 async def _waits(engine, job_id):

@@ -108,7 +108,12 @@ async def short_and_long(tmp_path):
     return paths
 
 
-async def test_a_jobs_rows_and_a_page_take_the_same_work_in_a_long_file(short_and_long):
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_a_jobs_rows_and_a_page_take_the_same_work_in_a_long_file(short_and_long, analyzed):
+    if analyzed:
+        for path in short_and_long:
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("ANALYZE")
     met = Counter()
     for query in OF_A_JOB + PAGES:
         (short, _), (long, count) = (work(path, query) for path in short_and_long)
@@ -131,6 +136,18 @@ async def test_no_view_scans_a_table_for_the_rows_of_a_job(short_and_long, analy
         assert plan
         assert not scans, (query, scans)
     connection.close()
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+@pytest.mark.parametrize("view", ["timeline", "signals"])
+async def test_the_latest_rows_are_read_from_the_end_of_the_log(short_and_long, view, analyzed):
+    [path, _] = short_and_long
+    with closing(sqlite3.connect(path)) as connection:
+        if analyzed:
+            connection.execute("ANALYZE")
+        query = f"EXPLAIN QUERY PLAN SELECT * FROM {PREFIX}{view} ORDER BY position DESC LIMIT 101"
+        plan = [row[3] for row in connection.execute(query)]
+    assert not [step for step in plan if "FOR ORDER BY" in step], plan
 
 
 async def test_what_is_asked_of_every_job_takes_little_for_each(short_and_long):
