@@ -276,6 +276,10 @@ class Ledger(CanSignal):
                 yield recorded
             await self._store.changed(mark)
 
+    async def end(self) -> str | None:
+        """Return the cursor of the newest event that a follower would have seen by now; None for an empty log."""
+        return await self._store.end()
+
     async def stats(
         self,
         *,
