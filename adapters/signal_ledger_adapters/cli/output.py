@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_WIDTH = 120
-"""Of tables that do not go to a terminal, unless COLUMNS says otherwise."""
+_SIZE = (120, 24)
+"""Of what is no terminal, unless COLUMNS says otherwise."""
 
 _ZONES = {"local": None, "utc": UTC}
 
@@ -147,8 +147,9 @@ class Output:
         """Return the terminal, or what stands for one."""
         from rich.console import Console
 
-        width = None if self._stream.isatty() else shutil.get_terminal_size((_WIDTH, 24)).columns
-        return Console(file=self._stream, width=width, highlight=False)
+        # Rich itself would take a dumb terminal for one of 80 columns.
+        width, height = shutil.get_terminal_size(_SIZE)
+        return Console(file=self._stream, width=width, height=height, highlight=False)
 
     def text(self, field: Field, row: Row) -> str:
         """Tell a value to people."""

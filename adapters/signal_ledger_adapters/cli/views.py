@@ -66,14 +66,14 @@ _AWAITED_CHANNEL = Field(
 )
 _ORDINAL = Field("ordinal", "integer", "which await on the channel within the run, from 1", "await", right=True)
 _DEADLINE = Field("deadline_at", "instant or null", "when the wait ends without a signal; null is never", "deadline")
-_CURSOR = Field("cursor", "text", "pass it as --after to go on behind this row")
+_CURSOR = Field("cursor", "text", "pass it as `--after` to go on behind this row")
 _KIND = Field("kind", "text", "which event", "event")
 _RECORDED = Field("recorded_at", "instant", "when it was recorded, by the database's clock", "time")
 _VERSION = Field("version", "integer", "its place in the job's stream, from 1", "#", right=True)
 _TOLD = Field("text", "text", "what it says, in words; not for programs", "what happened", wraps=True)
 _PAYLOAD = (
-    Field("payload", "any", "what was sent, of a delivery; only with --payload. Tagged as below"),
-    Field("payload_error", "text", "why the payload cannot be shown, if so; only with --payload"),
+    Field("payload", "any", "what was sent, of a delivery; only with `--payload`. Tagged as above"),
+    Field("payload_error", "text", "why the payload cannot be shown, if so; only with `--payload`"),
 )
 
 RECEIPTS = View(
