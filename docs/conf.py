@@ -4,19 +4,22 @@ import importlib.metadata
 from typing import Any
 
 from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import signal_ledger
 from signal_ledger import testing
+from signal_ledger_adapters.cli.views import VIEWS
 
 project = "Signal Ledger"
 author = "The Signal Ledger authors"
 copyright = "The Signal Ledger authors"
 release = importlib.metadata.version("signal-ledger")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_click"]
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -93,8 +96,24 @@ def _hide_arguments(_app: Sphinx, _what: str, name: str, _obj: object, _options:
         del lines[lines.index("Args:") :]
 
 
+class _Views(Directive):
+    """Tells the keys of the rows that the command line writes, as `signal_ledger_adapters.cli.views` has them."""
+
+    def run(self) -> list[nodes.Node]:
+        lines: list[str] = []
+        for view in VIEWS:
+            lines += [f"### `{view.name}`", "", f"{view.meaning[0].upper()}{view.meaning[1:]}.", ""]
+            lines += ["| key | type | meaning |", "| --- | --- | --- |"]
+            lines += [f"| `{field.key}` | {field.type} | {field.meaning} |" for field in view.fields]
+            lines.append("")
+        found = nodes.Element()
+        self.state.nested_parse(StringList(lines), 0, found, match_titles=True)
+        return found.children
+
+
 def setup(app: Sphinx) -> None:
     """Let references to a name's module find its public name, and leave out what no user calls."""
+    app.add_directive("rows-of-commands", _Views)
     app.connect("missing-reference", _resolve_public_name)
     app.connect("autodoc-process-signature", _hide_signature)
     app.connect("autodoc-process-docstring", _hide_arguments, priority=0)  # before napoleon

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from signal_ledger.recorded import RecordedEvent as RecordedEvent
     from signal_ledger.recorded_job import RecordedJob as RecordedJob
     from signal_ledger.rerun_report import RerunReport as RerunReport
+    from signal_ledger.stats import Durations as Durations
+    from signal_ledger.stats import Stats as Stats
     from signal_ledger.verify import Progress as Progress
     from signal_ledger.verify import Report as Report
     from signal_ledger.verify_stream import Finding as Finding
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeliveryUnknown",
+    "Durations",
     "Finding",
     "History",
     "KeyConflict",
@@ -69,6 +72,7 @@ __all__ = [
     "SchemaError",
     "SignalTimeout",
     "StaleExecution",
+    "Stats",
     "StoredSignal",
     "WaitState",
     "WaitingJob",
@@ -88,6 +92,7 @@ __all__ = [
 
 _HOMES = {
     "DeliveryUnknown": "signal_ledger.errors",
+    "Durations": "signal_ledger.stats",
     "Finding": "signal_ledger.verify_stream",
     "History": "signal_ledger.history",
     "KeyConflict": "signal_ledger.errors",
@@ -108,6 +113,7 @@ _HOMES = {
     "SchemaError": "signal_ledger.errors",
     "SignalTimeout": "signal_ledger.errors",
     "StaleExecution": "signal_ledger.errors",
+    "Stats": "signal_ledger.stats",
     "StoredSignal": "signal_ledger.outbox",
     "WaitState": "signal_ledger.wait_state",
     "WaitingJob": "signal_ledger.ports",

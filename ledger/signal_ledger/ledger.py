@@ -15,11 +15,13 @@ from signal_ledger.offline import refuse_offline
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, LedgerStore, WaitingJob
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.stats import COUNTED, Stats, Tally, to_recorded
 from signal_ledger.steps import SeenStep, steps_to_retry
-from signal_ledger.verify import FINDINGS_MAX, Progress, Report, verify
+from signal_ledger.verify import FINDINGS_MAX, PROGRESS_EVERY, Progress, Report, verify
 from signal_ledger.wait_state import WaitState
 
 _PAGE = 500
+_LIMIT_MAX = 10_000
 
 
 class Ledger(CanSignal):
@@ -217,15 +219,20 @@ class Ledger(CanSignal):
         Raises:
             ValueError: A kind is none, an instant has no time zone, or the cursor is none.
         """
-        wanted = EventFilter(
-            after=after,
-            job_id=None if job_id is None else to_job_id(job_id),
-            kinds=None if kinds is None else frozenset(_kind(kind) for kind in kinds),
-            since=None if since is None else require_instant("since", since),
-            until=None if until is None else require_instant("until", until),
-            source=to_optional_text("source", source),
-            channel=_channel_filter(channel),
-        )
+        async for recorded in self._matching(
+            EventFilter(
+                after=after,
+                job_id=None if job_id is None else to_job_id(job_id),
+                kinds=_kinds(kinds),
+                since=None if since is None else require_instant("since", since),
+                until=None if until is None else require_instant("until", until),
+                source=to_optional_text("source", source),
+                channel=_channel_filter(channel),
+            )
+        ):
+            yield recorded
+
+    async def _matching(self, wanted: EventFilter) -> AsyncGenerator[RecordedEvent, None]:
         page = await self._store.page(wanted, _PAGE)
         while page:
             for recorded in page:
@@ -233,20 +240,123 @@ class Ledger(CanSignal):
             wanted = replace(wanted, after=page[-1].cursor)
             page = await self._store.page(wanted, _PAGE) if len(page) == _PAGE else []
 
-    async def follow(self, after: str | None = None) -> AsyncGenerator[RecordedEvent, None]:
+    async def follow(
+        self,
+        after: str | None = None,
+        *,
+        job_id: int | HasId | None = None,
+        kinds: Collection[str] | None = None,
+        source: str | None = None,
+        channel: str | None = None,
+    ) -> AsyncGenerator[RecordedEvent, None]:
         """Follow the log as it grows, without gaps (promise L4). Never ends by itself.
 
         Args:
             after: A cursor to continue behind; None begins with the first event, ``"end"`` behind the one that is the
                 newest when the iteration begins.
+            job_id: Only the events of this job, as for `events`; and so are those that follow.
+            kinds: Only these kinds.
+            source: Only deliveries with this source.
+            channel: Only this channel's; "" is the default channel, None any.
+
+        Raises:
+            ValueError: A kind is none, or the cursor is none.
         """
-        cursor = await self._store.end() if after == "end" else after
+        wanted = EventFilter(
+            job_id=None if job_id is None else to_job_id(job_id),
+            kinds=_kinds(kinds),
+            source=to_optional_text("source", source),
+            channel=_channel_filter(channel),
+        )
+        wanted = replace(wanted, after=await self._store.end() if after == "end" else after)
         while True:
             mark = self._store.mark()
-            async for recorded in self.events(after=cursor):
-                cursor = recorded.cursor
+            async for recorded in self._matching(wanted):
+                wanted = replace(wanted, after=recorded.cursor)
                 yield recorded
             await self._store.changed(mark)
+
+    async def end(self) -> str | None:
+        """Return the cursor of the newest event that a follower would have seen by now; None for an empty log."""
+        return await self._store.end()
+
+    async def stats(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        channel: str | None = None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> Stats:
+        """Count what an operator asks about: open waits, time to decision, time-outs, late signals.
+
+        With ``since`` it reads the streams of the jobs that something was recorded of from then on; without, the whole
+        log, at one moment. Either takes memory for the decisions that it counts, some 30 bytes each, and for the ids of
+        the jobs in the first case. The open waits are those of now.
+
+        Args:
+            since: Count what was recorded at this instant or later.
+            until: Count what was recorded before this instant.
+            channel: Count what is on this channel; "" is the default channel, None any.
+            progress: Called after every 10,000 events, and at the end. What it raises ends the work.
+
+        Raises:
+            ValueError: An instant has no time zone.
+            SchemaError: An event cannot be read; `verify` tells which.
+
+        Example:
+            >>> import asyncio
+            >>> from oban import Job
+            >>> from signal_ledger import lite
+            >>>
+            >>> async def main():
+            ...     async with lite("sqlite:///signals.db", queues={}) as engine:
+            ...         await engine.signal(await engine.enqueue(Job("shop.Purchase")), "approved")
+            ...         stats = await engine.ledger.stats()
+            ...         print(dict(stats.delivered), stats.time_to_decision.count)
+            >>>
+            >>> asyncio.run(main())
+            {<DeliveryOutcome.BUFFERED: 'buffered'>: 1} 0
+        """
+        stored_channel = _channel_filter(channel)
+        tally = Tally(
+            since=None if since is None else require_instant("since", since),
+            until=None if until is None else require_instant("until", until),
+            channel=stored_channel,
+        )
+        total = 0
+        streams = self._all_events() if since is None else self._events_of_jobs(since, until, stored_channel)
+        async for recorded, total in streams:
+            tally.add(recorded)
+            if progress is not None and tally.events % PROGRESS_EVERY == 0:
+                progress(Progress(events=tally.events, total=total, streams=tally.streams, found=0))
+        if progress is not None:
+            progress(Progress(events=tally.events, total=tally.events, streams=tally.streams, found=0))
+        return tally.result([wait async for wait in self._all_waits(stored_channel)])
+
+    async def _all_events(self) -> AsyncGenerator[tuple[RecordedEvent, int], None]:
+        """Yield the whole log, stream after stream, each event with about how many there are."""
+        async with self._store.snapshot() as snapshot:
+            total = await snapshot.newest_position()
+            async for position, row in snapshot.rows():
+                yield to_recorded(row, position), total
+
+    async def _events_of_jobs(
+        self, since: datetime, until: datetime | None, channel: str | None
+    ) -> AsyncGenerator[tuple[RecordedEvent, int], None]:
+        """Yield the streams of the jobs of which something that is counted was recorded in a time."""
+        counted = self.events(kinds=COUNTED, since=since, until=until, channel=channel)
+        job_ids = dict.fromkeys([recorded.job_id async for recorded in counted])
+        for job_id in job_ids:
+            async for recorded in self._matching(EventFilter(job_id=job_id)):
+                yield recorded, 0
+
+    async def _all_waits(self, channel: str | None) -> AsyncGenerator[WaitingJob, None]:
+        after = None
+        while page := await self._store.waiting(channel=channel, deadline_before=None, limit=_LIMIT_MAX, after=after):
+            for wait in page:
+                yield wait
+            after = page[-1].cursor
 
     async def verify(
         self, *, progress: Callable[[Progress], object] | None = None, findings_max: int = FINDINGS_MAX
@@ -282,8 +392,12 @@ class Ledger(CanSignal):
         async with self._store.snapshot() as snapshot:
             return await verify(snapshot, progress=progress, findings_max=findings_max)
 
-    async def rebuild(self) -> int:
+    async def rebuild(self, *, progress: Callable[[int], object] | None = None) -> int:
         """Fold every stream, and every workflow, anew and store the results, while the system runs.
+
+        Args:
+            progress: Called with how many streams were folded so far, after some hundred of them. What it raises ends
+                the work; what was folded stays.
 
         Returns:
             How many streams there are.
@@ -294,17 +408,21 @@ class Ledger(CanSignal):
         refuse_offline("rebuild")
         if self._sender is None:
             raise RuntimeError("rebuild: expected a ledger that can be written, this one was opened read-only")
-        return await self._store.rebuild()
+        return await self._store.rebuild(progress=progress)
 
 
 def _limit(limit: int) -> int:
-    if type(limit) is not int or not 1 <= limit <= 10_000:
-        raise ValueError(f"limit: expected 1 to 10000, got {limit!r}")
+    if type(limit) is not int or not 1 <= limit <= _LIMIT_MAX:
+        raise ValueError(f"limit: expected 1 to {_LIMIT_MAX}, got {limit!r}")
     return limit
 
 
 def _channel_filter(channel: str | None) -> str | None:
     return channel if channel is None or channel == DEFAULT_CHANNEL else to_channel(channel)
+
+
+def _kinds(kinds: Collection[str] | None) -> frozenset[Kind] | None:
+    return None if kinds is None else frozenset(_kind(kind) for kind in kinds)
 
 
 def _kind(kind: str) -> Kind:

@@ -367,10 +367,12 @@ class MemoryStore:
     async def snapshot(self) -> AsyncGenerator["MemorySnapshot", None]:
         yield MemorySnapshot(self._tables)
 
-    async def rebuild(self) -> int:
+    async def rebuild(self, *, progress: Callable[[int], object] | None = None) -> int:
         streams = {job_id: stream for job_id, stream in self._tables.streams.items() if stream}
         self._tables.states = {job_id: fold(job_id, stream) for job_id, stream in streams.items()}
         self._rebuild_steps()
+        if progress is not None:
+            progress(len(streams))
         return len(streams)
 
     def _rebuild_steps(self) -> None:

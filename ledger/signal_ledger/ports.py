@@ -1,6 +1,6 @@
 """The ports: what the core asks of a store and of an engine."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -251,10 +251,10 @@ class LedgerStore(DeliveryStore, Protocol):
         """Open a consistent view of everything."""
         ...
 
-    async def rebuild(self) -> int:
+    async def rebuild(self, *, progress: Callable[[int], object] | None = None) -> int:
         """Fold every stream, and every workflow, anew and store the results, while the system runs.
 
-        Return how many streams there are.
+        Return how many streams there are. ``progress`` is told now and then how many were folded so far.
         """
         ...
 

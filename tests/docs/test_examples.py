@@ -5,7 +5,9 @@ How a page says what is to be run (README.md and every page under docs/):
 * A ``python`` block is a complete script. It is run in an empty folder of its own. If the next block is ``text``, that
   is what it prints.
 * A ``console`` block holds commands, each behind a ``$``, and below each what it prints. They are run one after the
-  other in the page's folder, which is empty in the beginning. Only ``python`` is a command.
+  other in the page's folder, which is empty in the beginning. Commands are ``python``, and ``signal-ledger``, which
+  runs on a terminal of 120 columns, in UTC; ``export`` sets a variable for all that come after. ``# status N`` behind
+  a command is its exit status, if not 0.
 * ``<!-- file: NAME -->`` on the line before a block: it is not run, but lies under this name in the page's folder.
 * ``<!-- terminal: NAME -->`` before a ``console`` block: these commands have a terminal of their own, in which a
   command may go on while other terminals are used. A later block of that terminal goes on with what it prints, and
@@ -23,6 +25,7 @@ form, white space at the end of a line not at all. Standard error holds logs, an
 import contextlib
 import itertools
 import os
+import pty
 import queue
 import re
 import shlex
@@ -48,6 +51,11 @@ _SHAPES = [
 
 _PROMPT = "(Pdb) "
 
+_PROGRAMS = {"python": [], "signal-ledger": ["-m", "signal_ledger"]}
+
+# A terminal without colours, which is where the program writes tables.
+_TERMINAL = {"COLUMNS": "120", "TERM": "dumb", "TZ": "UTC"}
+
 SCRIPTS = [
     pytest.param(page, block, following, id=f"{name(page)}:{block.line}")
     for page in PAGES
@@ -69,7 +77,7 @@ def shape(line):
 class Command:
     """A Python program in a folder, with whatever processes it starts."""
 
-    def __init__(self, arguments, folder, variables):
+    def __init__(self, arguments, folder, variables, *, on_terminal=False):
         # Warnings are errors for examples, too. The measuring of coverage, and our plugins of pytest, stay out of them.
         # Without what is meant for this run of tests alone.
         environment = {
@@ -77,17 +85,28 @@ class Command:
         }
         # Where a page does not configure pytest, it does without the plugins that happen to be installed here.
         plugins = {} if (folder / "pytest.ini").exists() else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        terminal, output = pty.openpty() if on_terminal else (None, subprocess.PIPE)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "error", *arguments],
             cwd=folder,
-            env={**environment, **variables, **plugins, "PYTHONUNBUFFERED": "1"},
+            env={
+                **environment,
+                **variables,
+                **plugins,
+                "PYTHONUNBUFFERED": "1",
+                **(_TERMINAL if on_terminal else {}),
+            },
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=self._log,
             text=True,
             start_new_session=True,
         )
+        self._output = self._process.stdout
+        if on_terminal:
+            os.close(output)
+            self._output = os.fdopen(terminal, encoding="utf-8")
         self._printed = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -103,10 +122,10 @@ class Command:
     def interrupt(self):
         self._process.send_signal(signal.SIGINT)
 
-    def end(self):
-        """Let it end, which must succeed without printing any more."""
+    def end(self, status):
+        """Let it end, which must be with a status and without printing any more."""
         assert self.next_line() is None, self.log
-        assert self.returncode() == 0, self.log
+        assert self.returncode() == status, self.log
 
     def returncode(self):
         return self._process.wait(TIMEOUT_S)
@@ -117,7 +136,7 @@ class Command:
         self._process.wait(TIMEOUT_S)
         self._reader.join(TIMEOUT_S)
         self._process.stdin.close()
-        self._process.stdout.close()
+        self._output.close()
         self._log.close()
 
     @property
@@ -127,12 +146,17 @@ class Command:
         return self._log.read().decode()
 
     def _read(self):
-        for line in self._process.stdout:
+        for line in self._lines():
             # Behind a prompt of the debugger stands what the next command prints: nobody's typing is echoed.
             printed = line.replace(_PROMPT, "")
             if printed.strip() or _PROMPT not in line:
                 self._printed.put(printed)
         self._printed.put(None)
+
+    def _lines(self):
+        # A terminal that nobody writes to any more is an error to its reader.
+        with contextlib.suppress(OSError):
+            yield from self._output
 
 
 @pytest.fixture
@@ -164,14 +188,25 @@ class Terminal:
         self._folder = folder
         self._variables = variables
         self._command = None
+        self._status = 0
 
     def play(self, block):
         for line in block.lines:
             if line.startswith("$ "):
                 self.end()
-                program, *arguments = shlex.split(line[2:])
-                assert program == "python", f"expected a command that begins with python, got {line}"
-                self._command = Command(arguments, self._folder, self._variables)
+                told, _, status = line[2:].partition("  # status ")
+                self._status = int(status or 0)
+                program, *arguments = shlex.split(told)
+                if program == "export":
+                    self._variables.update(argument.split("=", 1) for argument in arguments)
+                    continue
+                assert program in _PROGRAMS, f"expected a command that begins with {_PROGRAMS}, got {line}"
+                self._command = Command(
+                    [*_PROGRAMS[program], *arguments],
+                    self._folder,
+                    self._variables,
+                    on_terminal=program == "signal-ledger",
+                )
             elif line.startswith(_PROMPT):
                 self._command.type(line.removeprefix(_PROMPT))
             elif line == "^C":
@@ -184,7 +219,7 @@ class Terminal:
 
     def end(self):
         if self._command is not None:
-            self._command.end()
+            self._command.end(self._status)
             self.close()
 
     def close(self):

@@ -179,7 +179,7 @@ async def test_a_database_without_oban_is_refused(database, psql):
 async def test_a_missing_schema_is_refused(oban):
     assert await refusal(oban, Names(schema="audit")) == (
         "the ledger's schema 'audit' is missing; run migrate(url, schema='audit', oban_prefix='public') or "
-        "`python -m signal_ledger migrate --schema audit`"
+        "`signal-ledger migrate --schema audit`"
     )
 
 
@@ -243,7 +243,7 @@ async def test_functions_of_another_release_are_refused(installed):
     assert told == (
         "the ledger's schema 'signal_ledger' has the functions of another release of this library: if this process is "
         "the newer one, run migrate(url, schema='signal_ledger', oban_prefix='public') or "
-        "`python -m signal_ledger migrate`; if the schema was upgraded, start the new release, and do not migrate back"
+        "`signal-ledger migrate`; if the schema was upgraded, start the new release, and do not migrate back"
     )
     assert await refusal(installed, read_only=True) == told
 

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from oban.schema import install as install_oban
@@ -20,7 +21,7 @@ from signal_ledger_adapters.postgres.scratch import scratch_cluster
 from signal_ledger_adapters.timeline import timeline
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went as it should, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m signal_ledger_adapters.demo",
@@ -29,7 +30,7 @@ def main() -> int:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--database", type=Path, help="keep the file here; it must not exist yet")
     where.add_argument("--postgres", action="store_true", help="play it with Oban on a scratch PostgreSQL")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     database: Path | None = chosen.database
     if database is not None and database.exists():
         parser.error(f"--database: expected a file that does not exist yet, {database} does")

@@ -416,4 +416,4 @@ def _advice(names: Names) -> str:
         )
         if name != default
     )
-    return f"run {call} or `python -m signal_ledger migrate{options}`"
+    return f"run {call} or `signal-ledger migrate{options}`"

@@ -304,11 +304,13 @@ class PostgresStore:
                 _ = await asked.connection.execution_options(**options)
             yield PostgresSnapshot(asked)
 
-    async def rebuild(self) -> int:
+    async def rebuild(self, *, progress: Callable[[int], object] | None = None) -> int:
         self._require_writing()
         count, after = 0, -(2**63)
         while found := await self._call("SELECT ledger.rebuild($1::bigint, $2::integer)", after, _REBUILD_AT_ONCE):
             count, after = count + len(found), found[-1]
+            if progress is not None:
+                progress(count)
         await self._call("SELECT ledger.drop_orphans()")
         # Edges go from step to step: all steps are there now.
         after = -(2**63)

@@ -217,10 +217,12 @@ class SqliteStore:
             await connection.exec_driver_sql("BEGIN")
             yield SqliteSnapshot(connection)
 
-    async def rebuild(self) -> int:
+    async def rebuild(self, *, progress: Callable[[int], object] | None = None) -> int:
         count, last = 0, JobId(-(2**63))
         while job_ids := await self._writing.run(RebuildStreams(after=last)):
             count, last = count + len(job_ids), job_ids[-1]
+            if progress is not None:
+                progress(count)
         await self._writing.run(DropOrphans())
         workflow_id: str | None = ""
         while workflow_id is not None:

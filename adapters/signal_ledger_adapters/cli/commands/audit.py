@@ -1,0 +1,138 @@
+"""``waiting``, ``timeline``, ``history`` and ``state``: who waits, and what happened to a job."""
+
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from signal_ledger_adapters.cli.paging import limit_options, write_pages
+from signal_ledger_adapters.cli.parameters import AGO, AHEAD, JOB, channel_option
+from signal_ledger_adapters.cli.running import Command
+from signal_ledger_adapters.cli.settings import Settings, common_options, payload_flag
+
+if TYPE_CHECKING:
+    from signal_ledger import History, Ledger
+
+
+@click.command("waiting", cls=Command)
+@channel_option
+@click.option(
+    "--deadline-before", type=AHEAD, metavar="TIME", help="Only waits that end before then: 2h is in 2 hours."
+)
+@limit_options
+@common_options
+@click.pass_obj
+async def waiting(
+    settings: Settings,
+    *,
+    channel: str | None,
+    deadline_before: datetime | None,
+    limit: int,
+    after: str | None,
+    everything: bool,
+) -> None:
+    """Show who waits, since when and until when.
+
+    The longest-waiting come first.
+    """
+    from signal_ledger_adapters.cli.rows import of_wait
+    from signal_ledger_adapters.cli.views import WAITING
+
+    async with settings.open() as ledger:
+        ask = partial(ledger.waiting, channel=channel, deadline_before=deadline_before)
+        await write_pages(settings, WAITING, ask, of_wait, limit=limit, after=after, everything=everything)
+
+
+@click.command("timeline", cls=Command)
+@click.argument("job", type=JOB)
+@payload_flag
+@common_options
+@click.pass_obj
+async def timeline(settings: Settings, job: int, *, payloads: bool) -> None:
+    """Tell the history of a job in words.
+
+    With --times relative, times count from the first event.
+    """
+    from signal_ledger_adapters.cli.telling import Teller
+    from signal_ledger_adapters.cli.views import TIMELINE
+
+    history = await _history(settings, job)
+    output = settings.writer(payloads=payloads)
+    teller = Teller(history, output)
+    if output.is_table and history:
+        output.say(_heading(history, teller.day))
+    await output.rows(TIMELINE, map(teller.row, history))
+
+
+@click.command("history", cls=Command)
+@click.argument("job", type=JOB)
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Save it for rerun and History.load; without --payload, without what was sent and without the job's args.",
+)
+@payload_flag
+@common_options
+@click.pass_obj
+async def history(settings: Settings, job: int, *, save: str | None, payloads: bool) -> None:
+    """Show the events of a job with all columns, or save them."""
+    from signal_ledger_adapters.cli.rows import of_event
+    from signal_ledger_adapters.cli.views import EVENTS, SAVED
+
+    found = await _history(settings, job)
+    output = settings.writer(payloads=payloads)
+    if save is None:
+        await output.rows(EVENTS, [of_event(recorded, payloads=payloads) for recorded in found])
+        return
+    from signal_ledger_adapters.cli.saving import save_history
+
+    save_history(found, save, payloads=payloads)
+    output.record(SAVED, {"file": save, "events": len(found)})
+
+
+@click.command("state", cls=Command)
+@click.argument("job", type=JOB)
+@click.option("--at", "instant", type=AGO, metavar="TIME", help="As it was then: 2h is 2 hours ago.")
+@click.option("--cursor", metavar="CURSOR", help="As it was right after the event with this cursor.")
+@common_options
+@click.pass_obj
+async def state(settings: Settings, job: int, *, instant: datetime | None, cursor: str | None) -> None:
+    """Show what a job waits for, now or as it was."""
+    from signal_ledger_adapters.cli.rows import of_state
+    from signal_ledger_adapters.cli.views import STATE
+
+    async with settings.open() as ledger:
+        found = await ledger.state(job, at=instant, cursor=cursor)
+        if found.version == 0 and not await ledger.history(job):
+            await require_job(ledger, job)
+    settings.writer().record(STATE, of_state(found))
+
+
+async def _history(settings: Settings, job: int) -> "History":
+    async with settings.open() as ledger:
+        found = await ledger.export(job)
+        if not found:
+            await require_job(ledger, job)
+    return found
+
+
+async def require_job(ledger: "Ledger", job: int) -> None:
+    """Say that a job has no events yet.
+
+    Raises:
+        LookupError: There is no such job, as far as this can be seen.
+    """
+    row = (await ledger.export(job)).job
+    if row is None:
+        raise LookupError(f"there is no job {job}, and the log has no events of it")
+    click.echo(f"job {job} has no events yet: {row.worker}, {row.state}", err=True)
+
+
+def _heading(history: "History", day: str | None) -> str:
+    from signal_ledger_adapters.timeline import printable
+
+    row = history.job
+    told = "its row is gone, or hidden" if row is None else f"{printable(row.worker)}, {row.state}"
+    return f"job {history.job_id}: {told}{'' if day is None else f'; {day}'}"

@@ -1,0 +1,33 @@
+"""``completion`` and ``demo``."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from signal_ledger_adapters.cli.exits import PROGRAM
+from signal_ledger_adapters.cli.running import Command
+
+
+@click.command("completion", cls=Command)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script that completes commands in a shell.
+
+    It completes options and the ids of waiting jobs, too.
+
+    For bash, put this into ~/.bashrc: eval "$(signal-ledger completion bash)"
+    """
+    completes = get_completion_class(shell)
+    assert completes is not None  # noqa: S101 - click has these three
+    root = context.find_root()
+    click.echo(completes(root.command, {}, PROGRAM, f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE").source())
+
+
+@click.command("demo", cls=Command, context_settings={"ignore_unknown_options": True})
+@click.option("--postgres", is_flag=True, help="Play it with Oban, on a scratch PostgreSQL.")
+@click.option("--database", type=click.Path(), help="Keep the SQLite file here; it must not exist yet.")
+def demo(*, postgres: bool, database: str | None) -> int:
+    """Play purchase approvals that survive kill -9."""
+    from signal_ledger_adapters.demo.__main__ import main
+
+    return main([*(["--postgres"] if postgres else []), *(["--database", database] if database else [])])

@@ -1,0 +1,44 @@
+"""``signal`` and ``outbox``: what is sent."""
+
+import click
+
+from signal_ledger_adapters.cli.exits import Exit
+from signal_ledger_adapters.cli.paging import limit_options, write_pages
+from signal_ledger_adapters.cli.parameters import JOB, parse_payload
+from signal_ledger_adapters.cli.running import Command
+from signal_ledger_adapters.cli.sending import send, signal_options
+from signal_ledger_adapters.cli.settings import Settings, common_options
+
+
+@click.command("signal", cls=Command)
+@click.argument("jobs", nargs=-1, required=True, type=JOB, metavar="JOB...")
+@signal_options
+@common_options
+@click.pass_obj
+async def signal(
+    settings: Settings, jobs: tuple[int, ...], payload: str, channel: str | None, key: str | None, source: str | None
+) -> Exit:
+    """Deliver a signal to jobs.
+
+    All of them get it, or none. What is written then is durable. Other users of the machine can see the arguments of a
+    running program: send what is secret by @FILE or @-.
+    """
+    body = parse_payload(payload)
+    async with settings.open(read_only=False) as ledger:
+        return await send(settings, ledger, list(jobs), payload=body, channel=channel, key=key, source=source)
+
+
+@click.command("outbox", cls=Command)
+@limit_options
+@common_options
+@click.pass_obj
+async def outbox(settings: Settings, *, limit: int, after: str | None, everything: bool) -> None:
+    """Show stored signals that are not relayed, or were refused.
+
+    They were sent with a caller's own transaction.
+    """
+    from signal_ledger_adapters.cli.rows import of_stored
+    from signal_ledger_adapters.cli.views import OUTBOX
+
+    async with settings.open() as ledger:
+        await write_pages(settings, OUTBOX, ledger.outbox, of_stored, limit=limit, after=after, everything=everything)

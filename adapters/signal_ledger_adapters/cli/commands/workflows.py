@@ -1,0 +1,122 @@
+"""``workflow status``, ``graph`` and ``signal``."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from signal_ledger_adapters.cli.exits import Exit
+from signal_ledger_adapters.cli.parameters import parse_payload
+from signal_ledger_adapters.cli.running import Command
+from signal_ledger_adapters.cli.sending import send, signal_options
+from signal_ledger_adapters.cli.settings import Settings, common_options
+
+if TYPE_CHECKING:
+    from signal_ledger import WaitingStep, WorkflowStatus
+    from signal_ledger_adapters.cli.output import Output
+
+_SHOWN_MAX = 20
+
+
+@click.group("workflow")
+def workflow() -> None:
+    """Ask about a workflow, and signal its steps."""
+
+
+workflow.command_class = Command
+
+
+@workflow.command("status")
+@click.argument("id")
+@common_options
+@click.pass_obj
+async def status(settings: Settings, id: str) -> None:  # noqa: A002
+    """Show how a workflow is doing, which steps are held, and who waits for what."""
+    from dataclasses import asdict
+
+    from signal_ledger import Workflow
+    from signal_ledger_adapters.cli.views import WORKFLOW
+
+    async with settings.open() as ledger:
+        loaded = await Workflow.load(id, via=ledger)
+        found, waits = await loaded.status(), await loaded.waiting()
+    output = settings.writer()
+    row = {
+        **asdict(found),
+        "duration_s": found.duration.total_seconds(),
+        "waiting": [{"name": step.name, **asdict(step.wait)} for step in waits],
+    }
+    output.record(WORKFLOW, row, told={"duration_s": _duration(found)})
+    if output.is_table:
+        _say_steps(output, found, waits)
+
+
+@workflow.command("graph")
+@click.argument("id")
+@click.option("--mermaid", "form", flag_value="mermaid", help="As a flowchart in Mermaid's language.")
+@click.option("--dot", "form", flag_value="dot", help="As a graph in the language of Graphviz.")
+@common_options
+@click.pass_obj
+async def graph(settings: Settings, id: str, *, form: str | None) -> None:  # noqa: A002
+    """Show the steps of a workflow, and what each comes after."""
+    from signal_ledger import Workflow
+    from signal_ledger_adapters.cli.drawing import dot, tree
+    from signal_ledger_adapters.cli.rows import of_step
+    from signal_ledger_adapters.cli.views import STEPS
+
+    async with settings.open() as ledger:
+        loaded = await Workflow.load(id, via=ledger)
+        seen = await ledger.steps(id)
+    output = settings.writer()
+    if form is not None:
+        click.echo(loaded.graph() if form == "mermaid" else dot(seen))
+    elif output.is_table and (drawn := tree(seen)) is not None:
+        output.console().print(drawn)
+    else:
+        await output.rows(STEPS, map(of_step, seen))
+
+
+@workflow.command("signal")
+@click.argument("id")
+@click.argument("steps", nargs=-1, required=True, metavar="STEP...")
+@signal_options
+@common_options
+@click.pass_obj
+async def signal(
+    settings: Settings,
+    id: str,  # noqa: A002
+    steps: tuple[str, ...],
+    payload: str,
+    channel: str | None,
+    key: str | None,
+    source: str | None,
+) -> Exit:
+    """Deliver a signal to steps by their names: to all of them, or to none."""
+    from signal_ledger import Workflow
+
+    body = parse_payload(payload)
+    async with settings.open(read_only=False) as ledger:
+        loaded = await Workflow.load(id, via=ledger)
+        unknown = [step for step in steps if step not in loaded.job_ids]
+        if unknown:
+            raise LookupError(f"workflow {id}: there is no step {unknown[0]!r}; there are {', '.join(loaded.job_ids)}")
+        return await send(settings, loaded, list(steps), payload=body, channel=channel, key=key, source=source)
+
+
+def _duration(found: "WorkflowStatus") -> str:
+    from signal_ledger_adapters.cli.words import duration
+
+    return duration(found.duration.total_seconds())
+
+
+def _say_steps(output: "Output", found: "WorkflowStatus", waits: "list[WaitingStep]") -> None:
+    from signal_ledger_adapters.timeline import printable
+
+    for step in waits[:_SHOWN_MAX]:
+        until = "" if step.wait.deadline_at is None else f", at most until {output.when(step.wait.deadline_at)}"
+        channel = "" if step.wait.channel is None else f" on {printable(step.wait.channel)}"
+        output.say(f"{printable(step.name)} waits for a signal{channel}, since {output.when(step.wait.since)}{until}")
+    for name, deps in list(found.held.items())[:_SHOWN_MAX]:
+        output.say(f"{printable(name)} is held for {', '.join(map(printable, deps))}")
+    left_out = max(0, len(waits) - _SHOWN_MAX) + max(0, len(found.held) - _SHOWN_MAX)
+    if left_out:
+        output.say(f"and {left_out} more: -o json shows all")

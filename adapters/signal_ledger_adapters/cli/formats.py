@@ -1,0 +1,117 @@
+"""Rows as lines of JSON, as an array, and as CSV: what other programs read."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Protocol, TextIO
+
+from signal_ledger.instants import to_text
+from signal_ledger_adapters.cli.views import Field, Row
+
+_ONLY_OF_DELIVERIES = ("payload", "payload_error")
+
+
+class Rows(Protocol):
+    """Writes rows, one after the other."""
+
+    def add(self, row: Row) -> None:
+        """Write the next one."""
+        ...
+
+    def end(self) -> None:
+        """Write what comes after the last one."""
+        ...
+
+
+class Lines:
+    """One object of JSON a line.
+
+    Args:
+        stream: Where to write.
+        fields: The keys, in their order.
+    """
+
+    def __init__(self, stream: TextIO, fields: Sequence[Field]) -> None:
+        self._stream = stream
+        self._fields = fields
+
+    def add(self, row: Row) -> None:
+        """Write a line."""
+        self._stream.write(_dump(_document(self._fields, row)) + "\n")
+
+    def end(self) -> None:
+        """Nothing comes after the last one."""
+
+
+class Array:
+    """One array of JSON, a row a line. The arguments are those of `Lines`."""
+
+    def __init__(self, stream: TextIO, fields: Sequence[Field]) -> None:
+        self._stream = stream
+        self._fields = fields
+        self._before = "[\n"
+
+    def add(self, row: Row) -> None:
+        """Write an element."""
+        self._stream.write(self._before + _dump(_document(self._fields, row)))
+        self._before = ",\n"
+
+    def end(self) -> None:
+        """Close the array."""
+        self._stream.write("[]\n" if self._before == "[\n" else "\n]\n")
+
+
+class Csv:
+    """A header, and a row a line: as RFC 4180, but for the ends of lines. The arguments are those of `Lines`."""
+
+    def __init__(self, stream: TextIO, fields: Sequence[Field]) -> None:
+        self._writer = csv.writer(stream, lineterminator="\n")
+        self._fields = fields
+        self._writer.writerow([field.key for field in fields])
+
+    def add(self, row: Row) -> None:
+        """Write a row."""
+        self._writer.writerow([_cell(row.get(field.key)) for field in self._fields])
+
+    def end(self) -> None:
+        """Nothing comes after the last one."""
+
+
+def write_object(stream: TextIO, fields: Sequence[Field], row: Row) -> None:
+    """Write a single row as one object of JSON on several lines."""
+    stream.write(json.dumps(_document(fields, row), default=_plain, indent=2) + "\n")
+
+
+def _document(fields: Sequence[Field], row: Row) -> dict[str, object]:
+    return {
+        field.key: row.get(field.key) for field in fields if field.key in row or field.key not in _ONLY_OF_DELIVERIES
+    }
+
+
+def _dump(document: Mapping[str, object]) -> str:
+    # ASCII, as json has it by itself: what a program reads must not steer the terminal that it is looked at on.
+    return json.dumps(document, default=_plain)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case datetime():
+            return to_text(value)
+        case timedelta():
+            return value.total_seconds()
+        case Enum():
+            return value.value
+        case _:
+            raise TypeError(f"expected a value of a row, got {type(value).__name__}")
+
+
+def _cell(value: object) -> object:
+    match value:
+        case datetime() | timedelta() | Enum():
+            return _plain(value)
+        case None | str() | int() | float():
+            return value
+        case _:
+            return json.dumps(value, default=_plain)

@@ -1,0 +1,81 @@
+"""The program ``signal-ledger``."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from signal_ledger_adapters.cli.exits import PROGRAM
+from signal_ledger_adapters.cli.running import Command, set_up_logging
+from signal_ledger_adapters.cli.settings import Settings, common_options
+
+_HOME = "signal_ledger_adapters.cli.commands"
+
+_COMMANDS = {
+    "migrate": "schema",
+    "schema-version": "schema",
+    "signal": "signals",
+    "outbox": "signals",
+    "waiting": "audit",
+    "timeline": "audit",
+    "history": "audit",
+    "state": "audit",
+    "events": "log",
+    "tail": "log",
+    "export": "log",
+    "replay": "debug",
+    "rerun": "debug",
+    "verify": "health",
+    "rebuild": "health",
+    "stats": "health",
+    "doctor": "health",
+    "workflow": "workflows",
+    "completion": "shell",
+    "demo": "shell",
+}
+"""The commands in the order of the help, and the modules that they are in."""
+
+
+class Program(click.Group):
+    """The commands, each loaded when it is asked for."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return their names."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one of them."""
+        del ctx
+        home = _COMMANDS.get(cmd_name)
+        if home is None:
+            return None
+        found: click.Command = getattr(import_module(f"{_HOME}.{home}"), cmd_name.replace("-", "_"))
+        return found
+
+
+@click.group(
+    cls=Program,
+    name=PROGRAM,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "obj": None},
+    epilog="Exit statuses: 0 ok, 1 finding, 2 wrong call, 3 not found, 4 conflict, 5 timed out, 6 database unusable.",
+)
+@click.version_option(version("signal-ledger"), prog_name=PROGRAM)
+@click.option("-v", "--verbose", count=True, help="Say more on standard error; twice for all that there is.")
+@common_options
+@click.pass_context
+def program(context: click.Context, verbose: int) -> None:
+    """Ask, audit and answer jobs that wait for signals.
+
+    Options that stand before a command may stand behind it as well.
+    """
+    context.ensure_object(Settings)
+    set_up_logging(verbose)
+
+
+def main() -> Any:  # noqa: ANN401 - click ends the program
+    """Run the program."""
+    return program(prog_name=PROGRAM, auto_envvar_prefix=None)

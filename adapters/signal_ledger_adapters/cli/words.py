@@ -1,0 +1,73 @@
+"""Instants and durations in words."""
+
+from datetime import date, datetime, tzinfo
+from itertools import pairwise
+
+from signal_ledger_adapters.timeline import When
+
+_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+def duration(seconds: float) -> str:
+    """Tell a duration with its two largest units.
+
+    >>> duration(0.0421), duration(75), duration(7_380), duration(200_000)
+    ('0.042 s', '1 min 15 s', '2 h 3 min', '2 d 7 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
+    units = [*_STEPS, (1, "s")]
+    for (size, unit), (smaller, smaller_unit) in pairwise(units):
+        if seconds >= size:
+            many, rest = divmod(round(seconds / smaller), size // smaller)
+            return f"{many} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+    raise AssertionError(seconds)
+
+
+def clock(zone: tzinfo | None, *, day: date | None = None, milliseconds: bool = True) -> When:
+    """Return what tells an instant by the clock of a time zone.
+
+    Args:
+        zone: The time zone; None is the local one.
+        day: A day of which the date is left out.
+        milliseconds: Whether to tell them.
+
+    >>> clock(UTC)(datetime(2026, 11, 23, 12, 30, 0, 5000, tzinfo=UTC))
+    '2026-11-23 12:30:00.005'
+    """
+
+    def tell(instant: datetime) -> str:
+        there = instant.astimezone(zone)
+        date_part = "" if there.date() == day else f"{there:%Y-%m-%d} "
+        fraction = f".{there.microsecond // 1000:03}" if milliseconds else ""
+        return f"{date_part}{there:%H:%M:%S}{fraction}"
+
+    return tell
+
+
+def since(first: datetime) -> When:
+    """Return what tells how long after another one an instant is.
+
+    >>> since(datetime(2026, 11, 23, tzinfo=UTC))(datetime(2026, 11, 23, 0, 2, tzinfo=UTC))
+    '+2 min'
+    """
+
+    def tell(instant: datetime) -> str:
+        seconds = (instant - first).total_seconds()
+        return f"{'+' if seconds >= 0 else '-'}{duration(abs(seconds))}"
+
+    return tell
+
+
+def beside(now: datetime) -> When:
+    """Return what tells how long ago an instant is, or how far ahead.
+
+    >>> beside(datetime(2026, 11, 23, tzinfo=UTC))(datetime(2026, 11, 22, 22, tzinfo=UTC))
+    '2 h ago'
+    """
+
+    def tell(instant: datetime) -> str:
+        seconds = (instant - now).total_seconds()
+        return f"in {duration(seconds)}" if seconds > 0 else f"{duration(-seconds)} ago"
+
+    return tell
