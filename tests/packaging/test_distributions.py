@@ -107,7 +107,7 @@ def test_the_example_runs_with_the_wheel_in_an_empty_environment(wheel, tmp_path
         python, "-c", "import signal_ledger, sys; print(signal_ledger.__file__, *sys.modules)", cwd=folder
     ).split()
     assert Path(loaded[0]).is_relative_to(environment)
-    assert not {"sqlalchemy", "aiosqlite", "asyncpg", "oban", "erlpack"} & set(loaded)
+    assert not {"sqlalchemy", "aiosqlite", "asyncpg", "oban", "erlpack", "click", "rich"} & set(loaded)
 
     application = shutil.copy(Path(__file__).with_name("approval.py"), folder)
     assert run(python, application, cwd=folder).splitlines() == [
@@ -121,4 +121,14 @@ def test_the_example_runs_with_the_wheel_in_an_empty_environment(wheel, tmp_path
         "2 awaited snoozed delivered consumed closed",
         "3 awaited snoozed timed_out closed",
         "verify: ok (13 events, 3 streams)",
+    ]
+
+    program = environment / "bin" / "signal-ledger"
+    told = run(program, "--url", "sqlite:///signals.db", "timeline", "2", "-o", "table", cwd=folder)
+    assert [line.split()[2] for line in told.splitlines()[2:]] == [
+        "awaited",
+        "snoozed",
+        "delivered",
+        "consumed",
+        "closed",
     ]
