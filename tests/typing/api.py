@@ -28,6 +28,7 @@ from signal_ledger import (
     RerunDiverged,
     RerunReport,
     SchemaError,
+    SchemaVersion,
     SignalTimeout,
     StaleExecution,
     StoredSignal,
@@ -37,8 +38,10 @@ from signal_ledger import (
     await_signal,
     codec,
     lite,
+    migrate,
     open_ledger,
     rerun,
+    schema_version,
     signal,
     testing,
 )
@@ -400,3 +403,12 @@ def strategies_are_typed() -> None:
 def payloads_are_encoded() -> None:
     assert_type(codec.encode({"decision": "approved"}), bytes)
     assert_type(codec.decode(b"\x83a\x07"), object)
+
+
+async def a_schema_has_a_version() -> None:
+    assert_type(await migrate("sqlite:///signals.db"), int)
+    found = await schema_version("postgresql://localhost/app", schema="audit")
+    assert_type(found, SchemaVersion)
+    assert_type(found.installed, int | None)
+    assert_type(found.newest, int)
+    assert_type(found.is_current, bool)

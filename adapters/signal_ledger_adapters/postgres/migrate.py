@@ -9,6 +9,7 @@ import logging
 import shlex
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import asyncpg
 from sqlalchemy.engine import URL
@@ -123,6 +124,24 @@ WHERE t.tgrelid = to_regclass(format('%I.oban_jobs', <'oban'>)) AND t.tgenabled 
   AND p.pronamespace = to_regnamespace(quote_ident(<'ledger'>))
 """
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What is installed in a schema.
+
+    Args:
+        version: The version of the tables.
+        has_own_functions: Whether the functions are those of this release.
+        oban_prefix: The schema of the Oban that it belongs to.
+        testing: Whether it was made for tests.
+    """
+
+    version: int
+    has_own_functions: bool
+    oban_prefix: str
+    testing: bool
+
+
 type _Routines = Mapping[str, tuple[int, str]]
 """What to drop a trigger or a function by, and what tells whether it has been changed; triggers first."""
 
@@ -197,16 +216,46 @@ async def check(asking: Asking, names: Names, *, can_write: bool = True) -> None
 
 async def find_names(url: URL, schema: str, timeout_s: float = TIMEOUT_S) -> Names:
     """Return where the things of a ledger are, given its own schema; a missing one is left to `check`."""
+    found = await find_installed(url, schema, timeout_s)
+    return Names(schema=schema) if found is None else Names(schema=schema, oban_prefix=found.oban_prefix)
+
+
+async def find_installed(url: URL, schema: str, timeout_s: float = TIMEOUT_S) -> Installed | None:
+    """Return what is installed in a ledger's own schema; None if there is no ledger. Changes nothing.
+
+    Raises:
+        SchemaError: This user may not look; or the connection leads to a pooler that the URL does not tell of.
+        TimeoutError: There was no answer in time.
+        StoreUnavailableError: The database could not be reached.
+    """
     names = Names(schema=schema)
     engine = create_engine(url, names)
     try:
         asking = Asking(engine, timeout_s)
         await asking.require_sessions()
-        async with asking.connection() as connection, _rights_required(names):
-            found = await _settings(await driver_of(connection), names)
+        async with asking.connection() as connection:
+            return await installed_in(await driver_of(connection), names)
     finally:
         await dispose(engine)
-    return names if found is None else Names(schema=schema, oban_prefix=found["oban_prefix"])
+
+
+async def installed_in(driver: asyncpg.Connection, names: Names) -> Installed | None:
+    """Return the same, given a connection.
+
+    Raises:
+        SchemaError: This user may not look.
+    """
+    async with _rights_required(names):
+        found = await _settings(driver, names)
+    if found is None:
+        return None
+    of_its_oban = Names(schema=names.schema, oban_prefix=found["oban_prefix"])
+    return Installed(
+        version=found["version"],
+        has_own_functions=found["functions"] == functions_digest(of_its_oban),
+        oban_prefix=found["oban_prefix"],
+        testing=found["testing"],
+    )
 
 
 def script(names: Names) -> str:
