@@ -29,7 +29,7 @@ from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.schema import migrations as postgres_migrations
 from signal_ledger_adapters.postgres.statements import identify_statement, reset_statement, snooze_statement
 from signal_ledger_adapters.postgres.store import PostgresStore
-from signal_ledger_adapters.sqlite.connection import to_path
+from signal_ledger_adapters.sqlite.connection import is_sqlite, to_path
 from signal_ledger_adapters.sqlite.migrate import installed_version, migrate_file
 from signal_ledger_adapters.sqlite.migrate import migrations as sqlite_migrations
 from signal_ledger_adapters.sqlite.store import SqliteStore
@@ -119,12 +119,6 @@ async def schema_version(url: str, *, schema: str | None) -> SchemaVersion:
         newest=postgres_migrations()[-1].version,
         has_own_functions=found is None or found.has_own_functions,
     )
-
-
-def is_sqlite(url: str) -> bool:
-    """Say whether a URL names a SQLite file."""
-    # What is no text is refused by who parses it.
-    return str(url).partition(":")[0].partition("+")[0] == "sqlite"
 
 
 def _refuse_for_sqlite(option: str, given: object, expected: object) -> None:

@@ -291,7 +291,7 @@ async def schema_version(url: str, *, schema: str | None = None) -> "SchemaVersi
 
     Raises:
         SchemaError: It cannot be told: the file is no database, say, or the user may not read the schema.
-        StoreUnavailableError: The database could not be reached.
+        RuntimeError: The database could not be reached; it is a ``signal_ledger.ports.StoreUnavailableError``.
         TimeoutError: The database does not answer within 30 seconds.
         ValueError: The URL is none, or names another database; or a schema is given for a SQLite file.
 

@@ -20,5 +20,5 @@ class SchemaVersion:
 
     @property
     def is_current(self) -> bool:
-        """Whether this library can use the schema as it is: there is nothing to do for `migrate`."""
+        """Whether this library can use the schema as it is, so that there is nothing to do for `migrate`."""
         return self.installed == self.newest and self.has_own_functions

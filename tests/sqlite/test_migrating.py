@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,14 @@ except SchemaError as error:
         assert sorted(folder.iterdir()) == before
     assert done.stdout.splitlines()[0] == "True", done.stderr
     assert f"{folder}/hidden/signals.db cannot be used: [Errno 13] Permission denied" in done.stdout
+
+
+async def test_asking_for_the_version_keeps_this_processs_locks(path):
+    """Closing a file that was opened past SQLite drops them, and two programs write at once."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as writing:
+        writing.execute("CREATE TABLE orders (id)")
+        writing.execute("BEGIN IMMEDIATE")
+        assert (await schema_version(f"sqlite:///{path}")).installed is None
+        script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+        done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+        assert "database is locked" in done.stderr
