@@ -54,6 +54,7 @@ def contents(path):
     """All that a file holds, and the names beside it."""
     with closing(sqlite3.connect(path)) as connection:
         held = list(connection.iterdump())
+        held += [connection.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "schema_version")]
     return held, sorted(entry.name for entry in path.parent.iterdir())
 
 
@@ -352,7 +353,7 @@ async def test_an_end_that_is_missing_is_told_and_later_found(url, path):
     sql(path, "INSERT INTO signal_ledger_repairs (job_id, cause) VALUES (7, 'cancelled')")
     told = (await looked(url))["repairs"]
     assert told.status is Status.NOTE
-    assert "1 are missing, job 7's among them" in told.found
+    assert "1 is missing, job 7's among them" in told.found
     sql(path, "UPDATE signal_ledger_repairs SET noted_at = '2026-01-01T00:00:00.000Z'")
     found = await looked(url)
     assert found.problems() == ["repairs"]
@@ -371,11 +372,11 @@ async def test_signals_that_nobody_relays_are_found(url, path):
     sql(path, "UPDATE signal_ledger_outbox SET stored_at = '2026-01-01T00:00:00.000000Z'")
     found = await looked(url)
     assert {"outbox", "engines"} <= set(found.problems())
-    assert "1 wait for longer than 1 min" in found["outbox"].found
+    assert "1 waits for longer than 1 min" in found["outbox"].found
     assert SECRET not in str(found)
     sql(path, "UPDATE signal_ledger_outbox SET refusal = 'missing'")
     told = (await looked(url))["outbox"]
-    assert (told.status, told.found[:34]) == (Status.NOTE, "1 stored signals were refused when")
+    assert (told.status, told.found) == (Status.NOTE, "of the stored signals 1 was refused at relay")
 
 
 async def test_waits_that_are_overdue_are_found(url):
@@ -389,7 +390,7 @@ async def test_waits_that_are_overdue_are_found(url):
         await eventually(both_wait)
     found = await looked(url)
     assert found.problems() == ["waits", "engines"]
-    assert "1 are overdue by more than 1 min, the first by 23 h" in found["waits"].found
+    assert "1 is overdue by more than 1 min, the first by 23 h" in found["waits"].found
 
 
 async def test_that_no_engine_runs_matters_where_there_is_something_to_do(url):
@@ -401,6 +402,24 @@ async def test_that_no_engine_runs_matters_where_there_is_something_to_do(url):
     found = await looked(url)
     assert found.problems() == ["engines"]
     assert found["engines"].found == "expected an engine to run, since there are jobs or signals, but none does"
+
+
+async def test_where_engines_have_no_file_of_locks_none_runs_and_none_is_made(url, path):
+    async with lite(url, queues={}) as engine:
+        await engine.enqueue(Job("shop.Nobody"))
+    path.with_name(f"{path.name}-nodes").unlink()
+    assert (await looked(url)).problems() == ["engines"]
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+async def test_what_cannot_be_understood_is_found(url, path):
+    """Whatever somebody has put there."""
+    sql(path, f"INSERT INTO signal_ledger_repairs VALUES (7, 'cancelled', '{SECRET}')")
+    found = await looked(url)
+    assert found.problems() == ["repairs"]
+    assert found["repairs"].found == "expected something that can be understood, but found what leads to a ValueError"
+    assert SECRET not in str(found)
+    assert list(found) == ALL
 
 
 async def test_an_engine_of_another_process_is_seen(url):
@@ -452,6 +471,7 @@ asyncio.run(main())
         told.append(line)
         if line.startswith("took"):
             break
+    # The tracer waits for the call that hangs.
     process.kill()
     await process.communicate()
     assert time.monotonic() - began < 50

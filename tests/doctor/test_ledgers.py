@@ -98,6 +98,13 @@ async def test_a_schema_of_an_earlier_release_is_found(database, version):
     assert list(found) == WITHOUT_LEDGER
 
 
+async def test_settings_that_cannot_be_understood_are_found(fresh_url):
+    query(fresh_url, "UPDATE signal_ledger.settings SET oban_prefix = ''")
+    found = await looked(fresh_url)
+    assert list(found) == WITHOUT_LEDGER
+    assert found["schema"].found == "expected something that can be understood, but found what leads to a ValueError"
+
+
 async def test_a_ledger_for_tests_is_noted(ledger_url):
     found = (await looked(ledger_url))["schema"]
     assert (found.status, found.advice) == (Status.NOTE, "nothing, if this is for tests")
@@ -119,7 +126,7 @@ async def test_what_is_built_upon_is_what_oban_installs(database):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("DROP TABLE oban_producers", "but oban_producers are not there"),
+        ("DROP TABLE oban_producers", "but oban_producers is not there"),
         ("ALTER TABLE oban_jobs RENAME COLUMN attempted_by TO by", "but oban_jobs.attempted_by is not there"),
         (
             "ALTER TYPE oban_job_state RENAME VALUE 'suspended' TO 'held'",
@@ -149,7 +156,7 @@ async def test_triggers_that_do_not_work_are_found_and_made_up_for_by_a_migratio
     query(fresh_url, change)
     found = await looked(fresh_url)
     assert [name for name in found.problems() if name in OF_LEDGER] == ["triggers"]
-    assert f"to be there and switched on, but {missing} are not" in found["triggers"].found
+    assert f"to be there and switched on, but {missing} is not" in found["triggers"].found
     assert "run migrate(url" in found["triggers"].advice
     await migrate(fresh_url)
     assert (await looked(fresh_url))["triggers"].status is Status.OK
@@ -161,7 +168,7 @@ async def test_indexes_that_are_not_valid_are_found(fresh_url):
     )
     found = await looked(fresh_url)
     assert "indexes" in found.problems()
-    assert 'expected valid indexes, but "signal_ledger"."events_channel" are not' in found["indexes"].found
+    assert 'expected valid indexes, but "signal_ledger"."events_channel" is not' in found["indexes"].found
     query(fresh_url, found["indexes"].advice)
     assert (await looked(fresh_url))["indexes"].status is Status.OK
 

@@ -1,5 +1,7 @@
 """The doctor on the machine that it runs on."""
 
+import subprocess
+import sys
 import sysconfig
 
 import pytest
@@ -23,7 +25,7 @@ async def test_a_compiler_that_is_missing_is_noted(found, monkeypatch, tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     told = (await found())["compiler"]
     assert told.status is Status.NOTE
-    assert told.found == "there are no C++ compiler: erlpack is installed, and could not be installed anew"
+    assert told.found == "this machine has no C++ compiler: erlpack is installed, and could not be installed anew"
     assert "apt-get install g++ python3-dev" in told.advice
     compiler = tmp_path / "my-compiler"
     compiler.touch(mode=0o755)
@@ -57,3 +59,17 @@ async def test_a_codec_that_does_not_work_is_found(found, monkeypatch, specimen,
 async def test_a_machine_that_does_not_answer_in_time_is_found(path):
     checks = await looked(f"sqlite:///{path}", timeout_s=0)
     assert [checks[name].found for name in MACHINE] == ["expected an answer within 0 s, got none"] * 2
+
+
+def test_what_hangs_keeps_no_program_from_its_end():
+    script = """
+import asyncio, threading
+from signal_ledger_adapters.doctor.check import in_thread
+
+try:
+    asyncio.run(in_thread(threading.Event().wait, 0.05))
+except TimeoutError:
+    print("in time")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "in time\n"

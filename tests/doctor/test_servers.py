@@ -201,6 +201,15 @@ async def test_a_pooler_of_sessions_needs_nothing_and_passes_hints_on(fresh_url)
         assert found["hints"].status is Status.OK
 
 
+async def test_nothing_is_left_in_a_pool_of_sessions_that_cleans_up_nothing(fresh_url):
+    with a_pooler(fresh_url, "session\nserver_reset_query =", sessions=2) as url:
+        await eventually(lambda: _is_up(url))
+        assert (await looked(url))["hints"].status is Status.OK
+        with psycopg.connect(url) as one, psycopg.connect(url) as other:
+            for connection in (one, other):
+                assert connection.execute("SELECT * FROM pg_listening_channels()").fetchall() == []
+
+
 async def test_a_pooler_of_statements_is_found(fresh_url):
     with a_pooler(fresh_url, "statement") as url:
         await eventually(lambda: _is_up(url))

@@ -29,7 +29,7 @@ async def test_an_end_that_is_missing_is_told(fresh_url, noted, status):
     query(fresh_url, f"INSERT INTO signal_ledger.repairs (job_id, cause, noted_at) VALUES (7, 'cancelled', {noted})")
     found = (await looked(fresh_url))["repairs"]
     assert found.status is status
-    assert "1 are missing, job 7's among them" in found.found
+    assert "1 is missing, job 7's among them" in found.found
 
 
 async def test_signals_that_nobody_relays_are_found(fresh_url):
@@ -41,11 +41,11 @@ async def test_signals_that_nobody_relays_are_found(fresh_url):
     query(fresh_url, "UPDATE signal_ledger.outbox SET stored_at = stored_at - interval '3 hours'")
     found = await looked(fresh_url)
     assert {"outbox", "engines"} <= set(found.problems())
-    assert "1 wait for longer than 1 min, the oldest for 3 h" in found["outbox"].found
+    assert "1 waits for longer than 1 min, the oldest for 3 h" in found["outbox"].found
     assert SECRET not in str(found)
     query(fresh_url, "UPDATE signal_ledger.outbox SET refusal = 'completed'")
     found = (await looked(fresh_url))["outbox"]
-    assert (found.status, found.found[:28]) == (Status.NOTE, "1 stored signals were refuse")
+    assert (found.status, found.found) == (Status.NOTE, "of the stored signals 1 was refused at relay")
 
 
 async def test_waits_that_are_overdue_are_found(ledger_url):
@@ -62,7 +62,7 @@ async def test_waits_that_are_overdue_are_found(ledger_url):
     query(ledger_url, "UPDATE signal_ledger.waits SET deadline_at = deadline_at - interval '1 day'")
     found = await looked(ledger_url)
     assert "waits" in found.problems()
-    assert "1 are overdue by more than 1 min, the first by 23 h" in found["waits"].found
+    assert "1 is overdue by more than 1 min, the first by 23 h" in found["waits"].found
 
 
 async def test_transactions_that_hold_back_readers_are_found(fresh_url, monkeypatch):

@@ -158,6 +158,23 @@ except SchemaError as error:
     assert f"{folder}/hidden/signals.db cannot be used: [Errno 13] Permission denied" in done.stdout
 
 
+async def test_a_log_that_was_left_behind_is_read_and_left_there(path):
+    """A killed process leaves it. Who closes the file as the last one of those that may write would write it back."""
+    make_old(path, 1)
+    script = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("INSERT INTO signal_ledger_schema VALUES (2, 'x', 'y', 'then')")
+connection.commit()
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", script, path], check=True)
+    log = path.with_name(f"{path.name}-wal")
+    before = path.read_bytes(), log.read_bytes()
+    assert (await schema_version(f"sqlite:///{path}")).installed == 2
+    assert (path.read_bytes(), log.read_bytes()) == before
+
+
 async def test_asking_for_the_version_keeps_this_processs_locks(path):
     """Closing a file that was opened past SQLite drops them, and two programs write at once."""
     with closing(sqlite3.connect(path, isolation_level=None)) as writing:

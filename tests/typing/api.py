@@ -46,6 +46,7 @@ from signal_ledger import (
     testing,
 )
 from signal_ledger.testing import strategies
+from signal_ledger_adapters.doctor import Check, Status, examine
 
 
 async def awaits() -> None:
@@ -412,3 +413,11 @@ async def a_schema_has_a_version() -> None:
     assert_type(found.installed, int | None)
     assert_type(found.newest, int)
     assert_type(found.is_current, bool)
+
+
+async def the_doctor_says_what_it_finds() -> None:
+    async for check in examine("sqlite:///signals.db", timeout_s=1):
+        assert_type(check, Check)
+        assert_type(check.status, Status)
+        assert_type(check.found, str)
+        assert_type(check.advice, str | None)

@@ -50,6 +50,15 @@ def finding(name: str, found: str, advice: str) -> Check:
     return Check(name=name, status=Status.FINDING, found=found, advice=advice)
 
 
+def not_understood(name: str, error: Exception) -> Check:
+    """Say that a check has failed by itself. The error's own words may quote what it stumbled over."""
+    return finding(
+        name,
+        f"expected something that can be understood, but found what leads to a {type(error).__name__}",
+        "find out who has written to the ledger's tables past the library; verify() names the events that were changed",
+    )
+
+
 def told_span(seconds: float) -> str:
     """Return a duration as people say it."""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
@@ -68,6 +77,11 @@ def told_names(names: list[str], most: int = 5) -> str:
     """Return names for a sentence; the last of many are only counted."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def are(count: int, one: str = "is", many: str = "are") -> str:
+    """Return the form of a verb that goes with a count."""
+    return one if count == 1 else many
 
 
 async def in_thread[T](work: Callable[[], T], timeout_s: float) -> T:

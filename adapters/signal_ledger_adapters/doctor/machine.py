@@ -65,7 +65,7 @@ def check_compiler() -> Check:
         return ok("compiler", "there are a C++ compiler and the headers of Python")
     return note(
         "compiler",
-        f"there are {' and '.join(lacking)}: erlpack is installed, and could not be installed anew",
+        f"this machine has {' and '.join(lacking)}: erlpack is installed, and could not be installed anew",
         "nothing, unless packages are installed on this machine; then: apt-get install g++ python3-dev",
     )
 

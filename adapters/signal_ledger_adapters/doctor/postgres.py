@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 from signal_ledger.ports import StoreUnavailableError
-from signal_ledger_adapters.doctor.check import Check, finding, note, ok
+from signal_ledger_adapters.doctor.check import Check, finding, not_understood, note, ok
 from signal_ledger_adapters.doctor.postgres_schema import (
     check_indexes,
     check_oban,
@@ -132,10 +132,14 @@ async def _looked(name: str, look: Look, visit: Visit) -> Check:
             f"this cannot be told: {_first_line(error)}",
             "ask as a role that may read the ledger's tables and Oban's; see the rights in the reference",
         )
+    except (TimeoutError, StoreUnavailableError):
+        raise
     except asyncpg.PostgresError as error:
         return finding(
             name, f"expected an answer, but the database says: {_first_line(error)}", "see what the message names"
         )
+    except Exception as error:  # noqa: BLE001 - what was found cannot be foreseen
+        return not_understood(name, error)
 
 
 def _unreachable(error: Exception, during: str | None = None) -> Check:

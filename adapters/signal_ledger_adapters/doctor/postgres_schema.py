@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from signal_ledger.errors import SchemaError
-from signal_ledger_adapters.doctor.check import Check, finding, note, ok, told_names
+from signal_ledger_adapters.doctor.check import Check, are, finding, note, ok, told_names
 from signal_ledger_adapters.doctor.visit import Visit
 from signal_ledger_adapters.postgres.migrate import Installed, advice, installed_in, missing_guards, missing_triggers
 from signal_ledger_adapters.postgres.schema import Names, guards, indexes, migrations, quote, triggers
@@ -173,7 +173,7 @@ async def check_oban(visit: Visit) -> Check:
     if missing := sorted(OBAN_COLUMNS.keys() - there.keys()):
         return finding(
             "oban",
-            f"expected Oban's tables in schema {prefix!r}, but {told_names(missing)} are not there",
+            f"expected Oban's tables in schema {prefix!r}, but {told_names(missing)} {are(len(missing))} not there",
             "install Oban's schema (python -m oban install), or say where it is: migrate(url, oban_prefix=...)",
         )
     lacking = [f"{table}.{name}" for table, wanted in OBAN_COLUMNS.items() for name in sorted(wanted - there[table])]
@@ -183,7 +183,8 @@ async def check_oban(visit: Visit) -> Check:
     if lacking:
         return finding(
             "oban",
-            f"expected the tables of Oban {OBAN_VERSION} in schema {prefix!r}, but {told_names(lacking)} is not there",
+            f"expected the tables of Oban {OBAN_VERSION} in schema {prefix!r}, but {told_names(lacking)} "
+            f"{are(len(lacking))} not there",
             "bring Oban's schema up to date (python -m oban install)",
         )
     return ok("oban", f"Oban's tables are there, in schema {prefix!r}")
@@ -195,7 +196,7 @@ async def check_triggers(visit: Visit) -> Check:
     if missing:
         return finding(
             "triggers",
-            f"expected all triggers to be there and switched on, but {told_names(missing)} are not",
+            f"expected all triggers to be there and switched on, but {told_names(missing)} {are(len(missing))} not",
             f"find out who has done that; {advice(visit.names)}; then verify() the log, since it was not defended",
         )
     return ok("triggers", f"all {len(triggers()) + len(guards())} are there and switched on")
@@ -207,13 +208,14 @@ async def check_indexes(visit: Visit) -> Check:
     if broken := [f"{quote(schema)}.{quote(name)}" for name, schema, is_valid in rows if not is_valid]:
         return finding(
             "indexes",
-            f"expected valid indexes, but {told_names(broken)} are not: somebody was interrupted who made them",
+            f"expected valid indexes, but {told_names(broken)} {are(len(broken))} not: somebody who "
+            "made them was interrupted",
             f"REINDEX INDEX CONCURRENTLY {broken[0]}",
         )
     if missing := sorted(indexes().difference(name for name, schema, _ in rows if schema == visit.names.schema)):
         return finding(
             "indexes",
-            f"expected all indexes to be there, but {told_names(missing)} are not",
+            f"expected all indexes to be there, but {told_names(missing)} {are(len(missing))} not",
             "make them anew, as migration_sql() has them, and find out who has dropped them",
         )
     return ok("indexes", f"all {len(rows)} are there and valid")

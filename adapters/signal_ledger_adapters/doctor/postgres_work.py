@@ -10,8 +10,7 @@ PRODUCER_S = 60.0
 # What could not be made up for is put off: then its time is yet to come.
 _REPAIRS = """
 SELECT count(*), min(r.job_id),
-       CASE WHEN max(r.noted_at) > clock_timestamp() THEN -1.0::float8
-            ELSE coalesce(extract(epoch FROM clock_timestamp() - min(r.noted_at)), 0)::float8 END
+       coalesce(extract(epoch FROM clock_timestamp() - min(r.noted_at)), 0)::float8
 FROM ledger.repairs AS r
 """
 

@@ -12,6 +12,7 @@ from signal_ledger_adapters.doctor.check import (
     Status,
     finding,
     in_thread,
+    not_understood,
     note,
     ok,
     told_bytes,
@@ -72,6 +73,8 @@ async def examine_file(path: Path, timeout_s: float) -> AsyncGenerator[Check, No
             return
         except (SchemaError, sqlite3.Error, OSError) as error:
             check = finding(name, str(error), "see what the message names; nothing was changed")
+        except Exception as error:  # noqa: BLE001 - what was found cannot be foreseen
+            check = not_understood(name, error)
         statuses[name] = check.status
         yield check
 

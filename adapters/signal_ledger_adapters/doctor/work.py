@@ -1,6 +1,6 @@
 """What there is to say of work that is stuck, whatever database it lies in."""
 
-from signal_ledger_adapters.doctor.check import Check, finding, note, ok, told_span
+from signal_ledger_adapters.doctor.check import Check, are, finding, note, ok, told_span
 
 LATE_S = 60.0
 """How long a stored signal may stay in the outbox, and a wait be overdue."""
@@ -21,7 +21,7 @@ def told_repairs(count: int, job_id: int, age_s: float) -> Check:
     """
     if not count:
         return ok("repairs", "no end of a run is missing in the log")
-    told = f"expected every end of a run in the log, but {count} are missing, job {job_id}'s among them"
+    told = f"expected every end of a run in the log, but {count} {are(count)} missing, job {job_id}'s among them"
     if 0 <= age_s < REPAIR_S:
         return note("repairs", told, "look again in a moment: an engine makes up for it")
     return finding("repairs", told, "run an engine: it makes up for it within a second, or its log says why it cannot")
@@ -38,15 +38,15 @@ def told_outbox(late: int, oldest_s: float, refused: int) -> Check:
     if late:
         return finding(
             "outbox",
-            f"expected stored signals to be relayed within seconds, but {late} wait for longer than "
-            f"{told_span(LATE_S)}, the oldest for {told_span(oldest_s)}",
+            f"expected stored signals to be relayed within seconds, but {late} {are(late, 'waits', 'wait')} for longer "
+            f"than {told_span(LATE_S)}, the oldest for {told_span(oldest_s)}",
             "run an engine: open_ledger alone relays nothing. If one runs, its log says what is in the way",
         )
     if refused:
         return note(
             "outbox",
-            f"{refused} stored signals were refused when they were relayed, and stay to be read",
-            "read why in ledger.outbox(): the job had ended, or the key belonged to another signal",
+            f"of the stored signals {refused} {are(refused, 'was', 'were')} refused at relay",
+            "read why in ledger.outbox(), where they stay: the job had ended, or the key belonged to another signal",
         )
     return ok("outbox", f"no stored signal waits for longer than {told_span(LATE_S)}, and none was refused")
 
@@ -62,8 +62,8 @@ def told_overdue(count: int, first_s: float) -> Check:
         return ok("waits", f"no wait is overdue by more than {told_span(LATE_S)}")
     return finding(
         "waits",
-        f"expected waits to end by their deadlines, but {count} are overdue by more than {told_span(LATE_S)}, the "
-        f"first by {told_span(first_s)}",
+        f"expected waits to end by their deadlines, but {count} {are(count)} overdue by more than {told_span(LATE_S)}, "
+        f"the first by {told_span(first_s)}",
         "run their queues, or give them more slots; ledger.waiting(deadline_before=...) lists them. Their outcomes are "
         "decided already: a signal that came in time is still consumed",
     )
