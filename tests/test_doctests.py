@@ -33,8 +33,8 @@ def test_an_example_runs_as_it_stands(name, tmp_path, monkeypatch):
     assert results.failed == 0
 
 
-# Their examples are on the pages of docs/, which are run with a server.
-NEED_A_SERVER = {"attach", "migrate"}
+# Its examples are on the pages of docs/, which are run with a server.
+NEED_A_SERVER = {"attach"}
 
 
 # What they assert is told by the example of `assert_waiting`.

@@ -1,5 +1,6 @@
 """The composition root: the one place where engines, stores and the core are put together."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from signal_ledger.delivery import Sender
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import SignalId, to_uuid
 from signal_ledger.ports import EmbeddedStore
+from signal_ledger.versions import SchemaVersion
 from signal_ledger_adapters.lite.engine import LiteConfig, LiteEngine
 from signal_ledger_adapters.lite.queue import QueueConfig
 from signal_ledger_adapters.oban.engine import ObanConfig, ObanEngine
@@ -19,14 +21,17 @@ from signal_ledger_adapters.oban.store import DistributedStore, Statements
 from signal_ledger_adapters.oban_api import conninfo_of, is_behind_pooler, prefix_of
 from signal_ledger_adapters.postgres.asking import TIMEOUT_S
 from signal_ledger_adapters.postgres.connection import to_url, url_of_conninfo
-from signal_ledger_adapters.postgres.migrate import find_names
+from signal_ledger_adapters.postgres.migrate import find_installed, find_names
 from signal_ledger_adapters.postgres.migrate import migrate as migrate_postgres
 from signal_ledger_adapters.postgres.migrate import script as migration_script
 from signal_ledger_adapters.postgres.pooler import PARAMETER as POOLER_PARAMETER
 from signal_ledger_adapters.postgres.schema import Names
+from signal_ledger_adapters.postgres.schema import migrations as postgres_migrations
 from signal_ledger_adapters.postgres.statements import identify_statement, reset_statement, snooze_statement
 from signal_ledger_adapters.postgres.store import PostgresStore
-from signal_ledger_adapters.sqlite.connection import to_path
+from signal_ledger_adapters.sqlite.connection import is_sqlite, to_path
+from signal_ledger_adapters.sqlite.migrate import installed_version, migrate_file
+from signal_ledger_adapters.sqlite.migrate import migrations as sqlite_migrations
 from signal_ledger_adapters.sqlite.store import SqliteStore
 
 DEFAULT_QUEUES: Mapping[str, QueueConfig] = {"default": 10}
@@ -92,8 +97,33 @@ def make_attached(oban: Oban, *, schema: str, live_share: float, limits: Limits)
 
 
 async def migrate(url: str, *, schema: str, oban_prefix: str, testing: bool) -> int:
-    """Bring the schema on PostgreSQL up to this version; see `signal_ledger.migrate`."""
+    """Bring a database's schema up to this version; see `signal_ledger.migrate`."""
+    if is_sqlite(url):
+        of_postgres = Names()
+        _refuse_for_sqlite("schema", schema, of_postgres.schema)
+        _refuse_for_sqlite("oban_prefix", oban_prefix, of_postgres.oban_prefix)
+        _refuse_for_sqlite("testing", testing, expected=False)
+        return await migrate_file(to_path(url))
     return await migrate_postgres(to_url(url), Names(schema=schema, oban_prefix=oban_prefix), testing=testing)
+
+
+async def schema_version(url: str, *, schema: str | None) -> SchemaVersion:
+    """Return the version of a database's schema; see `signal_ledger.schema_version`."""
+    if is_sqlite(url):
+        _refuse_for_sqlite("schema", schema, None)
+        installed = await asyncio.to_thread(installed_version, to_path(url))
+        return SchemaVersion(installed=installed, newest=sqlite_migrations()[-1].version)
+    found = await find_installed(to_url(url), Names().schema if schema is None else schema)
+    return SchemaVersion(
+        installed=None if found is None else found.version,
+        newest=postgres_migrations()[-1].version,
+        has_own_functions=found is None or found.has_own_functions,
+    )
+
+
+def _refuse_for_sqlite(option: str, given: object, expected: object) -> None:
+    if given != expected:
+        raise ValueError(f"{option}: expected {expected!r} for a SQLite file, where it means nothing, got {given!r}")
 
 
 def migration_sql(*, schema: str, oban_prefix: str) -> str:
@@ -112,8 +142,7 @@ async def open_sqlite_ledger(
 ) -> AsyncGenerator[Ledger, None]:
     """Open the ledger of a SQLite file; see `signal_ledger.open_ledger`."""
     del timeout_s  # a file needs none: it answers, or its fault is told
-    if schema is not None:
-        raise ValueError(f"schema: expected None for a SQLite file, which has no schemas, got {schema!r}")
+    _refuse_for_sqlite("schema", schema, None)
     store = await SqliteStore.open(to_path(url), clock=utc_now, read_only=read_only)
     try:
         yield Ledger(store, None if read_only else Sender(store=store, new_id=new_id, limits=limits))

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from signal_ledger.verify import Progress as Progress
     from signal_ledger.verify import Report as Report
     from signal_ledger.verify_stream import Finding as Finding
+    from signal_ledger.versions import SchemaVersion as SchemaVersion
     from signal_ledger.wait_state import WaitState as WaitState
     from signal_ledger.waiting import await_signal as await_signal
     from signal_ledger.waiting import signal as signal
@@ -70,6 +71,7 @@ __all__ = [
     "RerunDiverged",
     "RerunReport",
     "SchemaError",
+    "SchemaVersion",
     "SignalTimeout",
     "StaleExecution",
     "Stats",
@@ -87,6 +89,7 @@ __all__ = [
     "migration_sql",
     "open_ledger",
     "rerun",
+    "schema_version",
     "signal",
 ]
 
@@ -111,6 +114,7 @@ _HOMES = {
     "RerunDiverged": "signal_ledger.errors",
     "RerunReport": "signal_ledger.rerun_report",
     "SchemaError": "signal_ledger.errors",
+    "SchemaVersion": "signal_ledger.versions",
     "SignalTimeout": "signal_ledger.errors",
     "StaleExecution": "signal_ledger.errors",
     "Stats": "signal_ledger.stats",
@@ -252,33 +256,68 @@ def attach(
 async def migrate(
     url: str, *, schema: str = "signal_ledger", oban_prefix: str = "public", testing: bool = False
 ) -> int:
-    """Install the ledger's schema on PostgreSQL beside Oban's tables, or bring it up to this version.
+    """Install the ledger's schema, or bring it up to this version: beside Oban's tables, or in a SQLite file.
 
-    It may be called again and again, and by several processes at once.
+    It may be called again and again, and by several processes at once. A SQLite file is made if it is not there. It
+    needs no call of its own: `lite`, and `open_ledger` unless it only reads, upgrade it when they open it.
 
     Args:
-        url: The database, such as ``postgresql://localhost/app``.
-        schema: The ledger's own schema.
-        oban_prefix: The schema of Oban's tables, which must be there already.
-        testing: Make a schema for tests, whose log may be emptied; Oban's ``reset`` is refused otherwise.
+        url: The database, such as ``postgresql://localhost/app`` or ``sqlite:///signals.db``.
+        schema: On PostgreSQL, the ledger's own schema.
+        oban_prefix: On PostgreSQL, the schema of Oban's tables, which must be there already.
+        testing: On PostgreSQL, make a schema for tests, whose log may be emptied; Oban's ``reset`` is refused else.
 
     Returns:
         The version of its tables.
 
     Raises:
         SchemaError: Oban's tables are missing; or the schema is newer, belongs to another Oban, or was made with
-            another ``testing``.
-        ValueError: The URL is none, or names another database.
+            another ``testing``. Or the file cannot be used; the message says why.
+        ValueError: The URL is none, or names another database; or an option of PostgreSQL is given for a SQLite file.
 
-    Example::
-
-        from signal_ledger import migrate
-
-        await migrate("postgresql://localhost/app")
+    Example:
+        >>> import asyncio
+        >>> from signal_ledger import migrate
+        >>>
+        >>> version = asyncio.run(migrate("sqlite:///signals.db"))
+        >>> asyncio.run(migrate("sqlite:///signals.db")) == version
+        True
     """
     from signal_ledger_adapters import composition  # noqa: PLC0415 - drivers are loaded when they are needed
 
     return await composition.migrate(url, schema=schema, oban_prefix=oban_prefix, testing=testing)
+
+
+async def schema_version(url: str, *, schema: str | None = None) -> "SchemaVersion":
+    """Return which version of the ledger's schema a database has. Changes nothing, and makes no file.
+
+    Args:
+        url: The database, such as ``postgresql://localhost/app`` or ``sqlite:///signals.db``.
+        schema: On PostgreSQL, the ledger's own schema; ``signal_ledger`` unless given.
+
+    Raises:
+        SchemaError: It cannot be told: the file is no database, say, or the user may not read the schema.
+        RuntimeError: The database could not be reached; it is a ``signal_ledger.ports.StoreUnavailableError``.
+        TimeoutError: The database does not answer within 30 seconds.
+        ValueError: The URL is none, or names another database; or a schema is given for a SQLite file.
+
+    Example:
+        >>> import asyncio
+        >>> from signal_ledger import migrate, schema_version
+        >>>
+        >>> async def main():
+        ...     print((await schema_version("sqlite:///signals.db")).installed)
+        ...     version = await migrate("sqlite:///signals.db")
+        ...     found = await schema_version("sqlite:///signals.db")
+        ...     print(found.installed == found.newest == version, found.is_current)
+        >>>
+        >>> asyncio.run(main())
+        None
+        True True
+    """
+    from signal_ledger_adapters import composition  # noqa: PLC0415 - drivers are loaded when they are needed
+
+    return await composition.schema_version(url, schema=schema)
 
 
 def migration_sql(*, schema: str = "signal_ledger", oban_prefix: str = "public") -> str:

@@ -13,6 +13,7 @@ from signal_ledger_adapters.postgres import tables
 from signal_ledger_adapters.postgres.schema import migrations, triggers
 from signal_ledger_adapters.sqlite import tables as sqlite_tables
 from tests.docs.pages import PAGES, ROOT, name
+from tests.doctor import test_files, test_servers
 from tests.view_answers import PREFIX, VIEWS
 
 DOCS = ROOT / "docs"
@@ -93,6 +94,14 @@ def test_the_table_of_events_says_which_kind_has_which_field(position, event_cla
     rows = [row.split("|") for row in below.partition("\n\n")[0].splitlines()[2:]]
     told = {row[1].strip().strip("`") for row in rows if row[position].strip()}
     assert told == {field.name for field in fields(event_class)}
+
+
+def test_every_check_of_the_doctor_is_described():
+    page = (DOCS / "reference" / "doctor.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+    told = [check for cell in cells for check in re.findall(r"`(\w+)`", cell)]
+    assert len(set(told)) == len(told)
+    assert set(told) == {*test_files.ALL, *test_servers.ALL}
 
 
 def test_every_option_of_the_embedded_engine_is_described():

@@ -28,6 +28,7 @@ from signal_ledger import (
     RerunDiverged,
     RerunReport,
     SchemaError,
+    SchemaVersion,
     SignalTimeout,
     StaleExecution,
     StoredSignal,
@@ -37,12 +38,15 @@ from signal_ledger import (
     await_signal,
     codec,
     lite,
+    migrate,
     open_ledger,
     rerun,
+    schema_version,
     signal,
     testing,
 )
 from signal_ledger.testing import strategies
+from signal_ledger_adapters.doctor import Check, Status, examine
 
 
 async def awaits() -> None:
@@ -400,3 +404,20 @@ def strategies_are_typed() -> None:
 def payloads_are_encoded() -> None:
     assert_type(codec.encode({"decision": "approved"}), bytes)
     assert_type(codec.decode(b"\x83a\x07"), object)
+
+
+async def a_schema_has_a_version() -> None:
+    assert_type(await migrate("sqlite:///signals.db"), int)
+    found = await schema_version("postgresql://localhost/app", schema="audit")
+    assert_type(found, SchemaVersion)
+    assert_type(found.installed, int | None)
+    assert_type(found.newest, int)
+    assert_type(found.is_current, bool)
+
+
+async def the_doctor_says_what_it_finds() -> None:
+    async for check in examine("sqlite:///signals.db", timeout_s=1):
+        assert_type(check, Check)
+        assert_type(check.status, Status)
+        assert_type(check.found, str)
+        assert_type(check.advice, str | None)

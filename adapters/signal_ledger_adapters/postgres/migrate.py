@@ -9,6 +9,7 @@ import logging
 import shlex
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import asyncpg
 from sqlalchemy.engine import URL
@@ -23,6 +24,7 @@ from signal_ledger_adapters.postgres.schema import (
     Names,
     functions_digest,
     functions_sql,
+    guards,
     literal,
     migrations,
     triggers,
@@ -123,6 +125,30 @@ WHERE t.tgrelid = to_regclass(format('%I.oban_jobs', <'oban'>)) AND t.tgenabled 
   AND p.pronamespace = to_regnamespace(quote_ident(<'ledger'>))
 """
 
+_GUARDS = """
+SELECT array_agg(t.tgname::text)
+FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+WHERE c.relnamespace = to_regnamespace(quote_ident(<'ledger'>)) AND t.tgenabled IN ('O', 'A')
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What is installed in a schema.
+
+    Args:
+        version: The version of the tables.
+        has_own_functions: Whether the functions are those of this release.
+        oban_prefix: The schema of the Oban that it belongs to.
+        testing: Whether it was made for tests.
+    """
+
+    version: int
+    has_own_functions: bool
+    oban_prefix: str
+    testing: bool
+
+
 type _Routines = Mapping[str, tuple[int, str]]
 """What to drop a trigger or a function by, and what tells whether it has been changed; triggers first."""
 
@@ -176,37 +202,67 @@ async def check(asking: Asking, names: Names, *, can_write: bool = True) -> None
         driver = await driver_of(connection)
         found = await _settings(driver, names)
         if found is None:
-            raise SchemaError(f"{_told(names)} is missing; {_advice(names)}")
+            raise SchemaError(f"{_told(names)} is missing; {advice(names)}")
         newest = migrations()[-1].version
         _check_owner(found, names)
         _check_version(found, names)
         if found["version"] < newest:
-            raise SchemaError(f"{_told(names)} is of an older version of this library; {_advice(names)}")
+            raise SchemaError(f"{_told(names)} is of an older version of this library; {advice(names)}")
         if found["functions"] != functions_digest(names):
             raise SchemaError(
                 f"{_told(names)} has the functions of another release of this library: if this process is the newer "
-                f"one, {_advice(names)}; if the schema was upgraded, start the new release, and do not migrate back"
+                f"one, {advice(names)}; if the schema was upgraded, start the new release, and do not migrate back"
             )
         if can_write:
             await driver.execute(names.put_into(_REQUIRE))
-            if missing := await _missing_triggers(driver, names):
+            if missing := await missing_triggers(driver, names):
                 raise SchemaError(
-                    f"{_told(names)} has no working triggers {', '.join(missing)} on Oban's table; {_advice(names)}"
+                    f"{_told(names)} has no working triggers {', '.join(missing)} on Oban's table; {advice(names)}"
                 )
 
 
 async def find_names(url: URL, schema: str, timeout_s: float = TIMEOUT_S) -> Names:
     """Return where the things of a ledger are, given its own schema; a missing one is left to `check`."""
+    found = await find_installed(url, schema, timeout_s)
+    return Names(schema=schema) if found is None else Names(schema=schema, oban_prefix=found.oban_prefix)
+
+
+async def find_installed(url: URL, schema: str, timeout_s: float = TIMEOUT_S) -> Installed | None:
+    """Return what is installed in a ledger's own schema; None if there is no ledger. Changes nothing.
+
+    Raises:
+        SchemaError: This user may not look; or the connection leads to a pooler that the URL does not tell of.
+        TimeoutError: There was no answer in time.
+        StoreUnavailableError: The database could not be reached.
+    """
     names = Names(schema=schema)
     engine = create_engine(url, names)
     try:
         asking = Asking(engine, timeout_s)
         await asking.require_sessions()
-        async with asking.connection() as connection, _rights_required(names):
-            found = await _settings(await driver_of(connection), names)
+        async with asking.connection() as connection:
+            return await installed_in(await driver_of(connection), names)
     finally:
         await dispose(engine)
-    return names if found is None else Names(schema=schema, oban_prefix=found["oban_prefix"])
+
+
+async def installed_in(driver: asyncpg.Connection, names: Names) -> Installed | None:
+    """Return the same, given a connection.
+
+    Raises:
+        SchemaError: This user may not look.
+    """
+    async with _rights_required(names):
+        found = await _settings(driver, names)
+    if found is None:
+        return None
+    of_its_oban = Names(schema=names.schema, oban_prefix=found["oban_prefix"])
+    return Installed(
+        version=found["version"],
+        has_own_functions=found["functions"] == functions_digest(of_its_oban),
+        oban_prefix=found["oban_prefix"],
+        testing=found["testing"],
+    )
 
 
 def script(names: Names) -> str:
@@ -303,7 +359,8 @@ async def _migrate(driver: asyncpg.Connection, names: Names, *, testing: bool) -
     await driver.execute(names.put_into(_REQUIRE))
     newest, digest = steps[-1].version, functions_digest(names)
     if found is not None:
-        if (version, found["functions"]) == (newest, digest) and not await _missing_triggers(driver, names):
+        missing = await missing_triggers(driver, names) + await missing_guards(driver, names)
+        if (version, found["functions"]) == (newest, digest) and not missing:
             return version
         # What locks jobs, and then the log, has to be through before the triggers are locked the other way round.
         await driver.execute(names.put_into("LOCK TABLE oban.oban_jobs IN EXCLUSIVE MODE"))
@@ -360,9 +417,14 @@ async def _settings(driver: asyncpg.Connection, names: Names) -> asyncpg.Record 
     return await driver.fetchrow(names.put_into("SELECT * FROM ledger.settings"))
 
 
-async def _missing_triggers(driver: asyncpg.Connection, names: Names) -> list[str]:
+async def missing_triggers(driver: asyncpg.Connection, names: Names) -> list[str]:
     """Return the triggers that are gone, maybe with the table that Oban made anew, or are switched off."""
     return sorted(triggers().difference(await driver.fetchval(names.put_into(_TRIGGERS)) or ()))
+
+
+async def missing_guards(driver: asyncpg.Connection, names: Names) -> list[str]:
+    """Return the triggers on the ledger's own tables that are gone, or are switched off."""
+    return sorted(guards().difference(await driver.fetchval(names.put_into(_GUARDS)) or ()))
 
 
 @asynccontextmanager
@@ -406,7 +468,8 @@ def _told(names: Names) -> str:
     return f"the ledger's schema {names.schema!r}"
 
 
-def _advice(names: Names) -> str:
+def advice(names: Names) -> str:
+    """Say how to install or upgrade the schema."""
     call = f"migrate(url, schema={names.schema!r}, oban_prefix={names.oban_prefix!r})"
     options = "".join(
         f" {option} {shlex.quote(name)}"

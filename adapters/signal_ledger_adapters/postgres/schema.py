@@ -12,6 +12,8 @@ from importlib.resources.abc import Traversable
 _PLACEHOLDER = re.compile(r"\b(?:ledger|oban)\.(?=[a-z])|<'?(?:ledger|oban)'?>|\$\$")
 
 
+_INDEXES = re.compile(r"^(CREATE|DROP)(?: UNIQUE)? INDEX (?:IF NOT EXISTS )?(?:ledger\.)?(\w+)", re.MULTILINE)
+
 _INDEX = re.compile(r"^CREATE INDEX IF NOT EXISTS (\w+) ON (ledger\.\w+) [^;]*", re.MULTILINE)
 
 
@@ -119,6 +121,26 @@ def functions_sql() -> str:
 def functions_digest(names: Names) -> str:
     """Return what tells the functions of one release, and of one place, from those of another."""
     return hashlib.sha256(names.put_into(functions_sql()).encode()).hexdigest()
+
+
+@cache
+def indexes() -> frozenset[str]:
+    """Return the names of the indexes on the ledger's tables, but for those of primary keys."""
+    names: set[str] = set()
+    for step in migrations():
+        for what, name in _INDEXES.findall(step.sql):
+            (names.add if what == "CREATE" else names.discard)(name)
+    return frozenset(names)
+
+
+@cache
+def guards() -> frozenset[str]:
+    """Return the names of the triggers on the ledger's own tables."""
+    return frozenset(
+        re.findall(
+            r"^CREATE (?:OR REPLACE|CONSTRAINT) TRIGGER (\w+)\s[^;]* ON ledger\.\w+\s", functions_sql(), re.MULTILINE
+        )
+    )
 
 
 @cache

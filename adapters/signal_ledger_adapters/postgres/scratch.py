@@ -29,6 +29,7 @@ _PATIENCE_S = 60.0
 _POLL_S = 0.005
 _NAME_BYTES_MAX = 63
 _PORT = 5432
+_READY = ("ready", "standby")
 _SIGNALS: Mapping[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 # What survives a crash of the server still does; what survives one of the machine does not.
@@ -220,7 +221,7 @@ class Cluster:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() in _READY
 
     def _said(self, begins: int = 0) -> str:
         return self.log.read_bytes()[begins:].decode(errors="replace").strip()

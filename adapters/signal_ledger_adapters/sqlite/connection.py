@@ -23,6 +23,11 @@ BUSY_TIMEOUT_S = 5.0
 _FULL = 2
 
 
+def is_sqlite(url: str) -> bool:
+    """Say whether a URL is one of a SQLite file. What is no text is refused by who parses it."""
+    return str(url).partition(":")[0].partition("+")[0] == "sqlite"
+
+
 def to_path(url: str | URL) -> Path:
     """Return the file that a URL names, as an absolute path.
 
@@ -47,16 +52,21 @@ def to_path(url: str | URL) -> Path:
     return Path(parsed.database).resolve()
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, *, busy_timeout_s: float | None = None) -> sqlite3.Connection:
     """Open a connection for writing, outside of SQLAlchemy.
+
+    Args:
+        path: The file.
+        busy_timeout_s: How long to wait for another program's lock, if not for `BUSY_TIMEOUT_S`.
 
     Raises:
         SchemaError: The file cannot be used.
     """
     connection = None
+    timeout_s = BUSY_TIMEOUT_S if busy_timeout_s is None else busy_timeout_s
     try:
         connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            path, timeout=timeout_s, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         _set_up(connection, path, read_only=False)
         # It must be free to write in, which only a write can tell; later nobody waits inside of SQLite for a lock.
@@ -69,7 +79,7 @@ def connect(path: Path) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         if isinstance(error, sqlite3.Error):
-            raise open_error(path, error) from error
+            raise open_error(path, error, busy_timeout_s=busy_timeout_s) from error
         raise
     return connection
 
@@ -167,8 +177,9 @@ def unavailable_error(path: Path, error: sqlite3.Error) -> StoreUnavailableError
     return unavailable
 
 
-def open_error(path: Path, error: Exception) -> SchemaError:
-    """Say in one sentence why a file cannot be opened."""
+def open_error(path: Path, error: Exception, *, busy_timeout_s: float | None = None) -> SchemaError:
+    """Say in one sentence why a file cannot be opened, though locks were waited for, `BUSY_TIMEOUT_S` unless given."""
+    waited_s = BUSY_TIMEOUT_S if busy_timeout_s is None else busy_timeout_s
     reason = str(error)
     if "not a database" in reason:
         return SchemaError(f"{path} is no SQLite database; nothing was changed")
@@ -176,7 +187,7 @@ def open_error(path: Path, error: Exception) -> SchemaError:
         return SchemaError(f"{path} is damaged ({reason}); nothing was changed")
     if "locked" in reason or "busy" in reason:
         return SchemaError(
-            f"{path} is locked by another program for more than {BUSY_TIMEOUT_S:g} s; close it there and try again"
+            f"{path} is locked by another program for more than {waited_s:g} s; close it there and try again"
         )
     if "readonly" in reason:
         return SchemaError(f"{path} cannot be written: the file or its folder is read-only")

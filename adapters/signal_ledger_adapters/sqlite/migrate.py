@@ -1,5 +1,6 @@
 """The schema: numbered SQL files, applied in one transaction when a file is opened."""
 
+import asyncio
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from signal_ledger.errors import SchemaError
-from signal_ledger_adapters.sqlite.connection import open_error
+from signal_ledger_adapters.sqlite.connection import connect, create_engine, open_error
+from signal_ledger_adapters.sqlite.looking import look
 
 _VERSIONS = """
 CREATE TABLE IF NOT EXISTS signal_ledger_schema (
@@ -22,6 +24,9 @@ CREATE TABLE IF NOT EXISTS signal_ledger_schema (
     applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 ) STRICT
 """
+
+_HAS_VERSIONS = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'signal_ledger_schema'"
+_VERSION = "SELECT max(version) FROM signal_ledger_schema"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,51 @@ def migrations() -> list[Migration]:
         Migration(version=int(name[:4]), name=name, sql=folder.joinpath(name).read_text(encoding="utf-8"))
         for name in names
     ]
+
+
+async def migrate_file(path: Path) -> int:
+    """Make a file with the newest schema, or bring the one that is there to it, and close it again.
+
+    Returns:
+        The version of the schema.
+
+    Raises:
+        SchemaError: The file cannot serve; the message says why.
+    """
+    steps = migrations()
+    connection = await asyncio.to_thread(connect, path)
+    try:
+        engine = create_engine(path, read_only=False)
+        try:
+            await migrate(engine, path, steps)
+        finally:
+            await engine.dispose()
+    finally:
+        connection.close()
+    return steps[-1].version
+
+
+def installed_version(path: Path) -> int | None:
+    """Return the version of a file's schema; None if there is no file, or no ledger in it. Changes nothing.
+
+    Raises:
+        SchemaError: It is no database, or cannot be read.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise open_error(path, error) from error
+    return look(path, version_of)
+
+
+def version_of(connection: sqlite3.Connection) -> int | None:
+    """Return the version of the schema that a connection leads to; None if there is no ledger."""
+    if not connection.execute(_HAS_VERSIONS).fetchone()[0]:
+        return None
+    version: int | None = connection.execute(_VERSION).fetchone()[0]
+    return version
 
 
 async def migrate(engine: AsyncEngine, path: Path, steps: Sequence[Migration]) -> None:
@@ -103,20 +153,18 @@ async def check(engine: AsyncEngine, path: Path, steps: Sequence[Migration], *, 
     except DBAPIError as error:
         raise open_error(path, error.orig or error) from error
     if version == 0:
-        raise SchemaError(f"{path} holds no ledger; lite(url) makes one in it")
+        raise SchemaError(f"{path} holds no ledger; migrate(url) or lite(url) makes one in it")
     if version < len(steps) and not may_upgrade:
         raise SchemaError(
-            f"{path} has schema version {version}, expected {len(steps)}; open it once for writing to upgrade it"
+            f"{path} has schema version {version}, expected {len(steps)}; migrate(url) upgrades it, or open it once "
+            "for writing"
         )
 
 
 async def _version(connection: AsyncConnection, path: Path, steps: Sequence[Migration]) -> int:
-    exists = await connection.scalar(
-        text("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'signal_ledger_schema'")
-    )
-    if not exists:
+    if not await connection.scalar(text(_HAS_VERSIONS)):
         return 0
-    version = await connection.scalar(text("SELECT max(version) FROM signal_ledger_schema")) or 0
+    version = await connection.scalar(text(_VERSION)) or 0
     if version > len(steps):
         raise SchemaError(
             f"{path} has schema version {version}, newer than {len(steps)}, which this library knows; "
