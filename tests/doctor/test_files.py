@@ -100,7 +100,7 @@ async def test_a_file_that_is_not_there_is_found_and_not_made(path):
     assert list(found) == [*EVERYWHERE[:4], *MACHINE]
     assert found.problems() == ["connection"]
     assert found["connection"].found == f"there is no file {path}"
-    assert "migrate(url) or lite(url) makes the file" in found["connection"].advice
+    assert "`signal-ledger migrate` or lite(url) makes the file" in found["connection"].advice
     assert list(path.parent.iterdir()) == []
 
 
@@ -145,7 +145,7 @@ async def test_an_old_file_is_found_and_left_as_it_is(path):
     make_old(path, 2)
     before = path.read_bytes()
     found = await looked(f"sqlite:///{path}")
-    assert "migrate(url) upgrades it" in found["schema"].advice
+    assert "`signal-ledger migrate` upgrades it" in found["schema"].advice
     assert path.read_bytes() == before
 
 

@@ -187,7 +187,9 @@ async def test_a_locked_file_is_refused_after_a_while(path, monkeypatch):
 async def test_a_folder_that_does_not_exist_is_refused(tmp_path):
     path = tmp_path / "nowhere" / "signals.db"
     assert "cannot be opened: expected a file in a folder that exists and can be written" in await refusal(path)
-    assert "does not exist; migrate(url) or lite(url) makes a ledger in it" in await refusal(path, create=False)
+    assert "does not exist; `signal-ledger migrate` or lite(url) makes a ledger in it" in await refusal(
+        path, create=False
+    )
 
 
 def test_a_read_only_file_is_refused_for_writing_and_can_be_audited():
@@ -228,10 +230,11 @@ asyncio.run(main())
 
 async def test_auditing_makes_nothing(path):
     sqlite3.connect(path).close()
-    assert "holds no ledger; migrate(url) or lite(url) makes one in it" in await refusal(path, create=False)
+    assert "holds no ledger; `signal-ledger migrate` or lite(url) makes one in it" in await refusal(path, create=False)
     make_old(path, 1)
-    assert f"has schema version 1, expected {NEWEST}; migrate(url) upgrades it, or open it once" in await refusal(
-        path, create=False, read_only=True
+    assert (
+        f"has schema version 1, expected {NEWEST}; `signal-ledger migrate` upgrades it, or open it once"
+        in await refusal(path, create=False, read_only=True)
     )
     async with open_ledger(f"sqlite:///{path}") as ledger:
         assert (await ledger.verify()).ok

@@ -6,6 +6,7 @@ import pdb  # noqa: T100 - that is what this is for
 from bdb import BdbQuit
 from collections.abc import Callable, Coroutine
 from importlib import import_module
+from operator import attrgetter
 from types import CodeType
 from typing import Any
 
@@ -47,13 +48,20 @@ def debugged(worker: type, work: Callable[[], Coroutine[Any, Any, RerunReport]])
     Raises:
         bdb.BdbQuit: The debugger was left.
     """
-    code = inspect.unwrap(worker.process).__code__  # type: ignore[attr-defined]
+    code = inspect.unwrap(attrgetter("process")(worker)).__code__
+    reports: list[RerunReport] = []
+
+    async def run() -> None:
+        reports.append(await work())
+
     debugger = pdb.Pdb(skip=_NOT_OURS, nosigint=True)
     # As ``python -m pdb -c`` does it.
     debugger.rcLines.extend([f"tbreak {code.co_filename}:{_first_line(code)}", "continue"])
-    report = debugger.runcall(asyncio.run, work())
-    if report is None:
+    # Returns when the debugger is left, too.
+    debugger.runcall(asyncio.run, run())
+    if not reports:
         raise BdbQuit
+    [report] = reports
     if report.error is not None and report.error.__traceback__ is not None:
         pdb.post_mortem(report.error.__traceback__)
     return report

@@ -1,9 +1,6 @@
 """How the program ends: its exit statuses, and which error ends it with which."""
 
 from enum import IntEnum
-from typing import IO, Any
-
-import click
 
 PROGRAM = "signal-ledger"
 
@@ -31,7 +28,7 @@ class Exit(IntEnum):
     """Whoever read the output went away, as ``head`` does."""
 
 
-class Failure(click.ClickException):
+class Failure(Exception):  # noqa: N818 - named for the situation
     """Ends the program with a line on standard error.
 
     Args:
@@ -41,11 +38,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, status: Exit) -> None:
         super().__init__(message)
-        self.exit_code = int(status)  # type: ignore[misc]  # click's own way
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Write the line."""
-        click.echo(f"{PROGRAM}: {self.message}", file=file, err=file is None)
+        self.status = status
 
 
 def failure_of(error: Exception) -> Failure | None:  # noqa: PLR0911 - a row for each error

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from signal_ledger_adapters.cli.exits import Exit, Failure, failure_of
+from signal_ledger_adapters.cli.exits import PROGRAM, Exit, Failure, failure_of
 
 
 class Command(click.Command):
@@ -31,13 +31,18 @@ class Command(click.Command):
             _silence_output()
             status = Exit.CLOSED_PIPE
         except KeyboardInterrupt:
-            raise Failure("interrupted", Exit.INTERRUPTED) from None
+            status = _tell(Failure("interrupted", Exit.INTERRUPTED))
         except Exception as error:
-            failure = failure_of(error)
+            failure = error if isinstance(error, Failure) else failure_of(error)
             if failure is None:
                 raise
-            raise failure from error
+            status = _tell(failure)
         ctx.exit(Exit.OK if status is None else status)
+
+
+def _tell(failure: Failure) -> Exit:
+    click.echo(f"{PROGRAM}: {failure}", err=True)
+    return failure.status
 
 
 def _silence_output() -> None:

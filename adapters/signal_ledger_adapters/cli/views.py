@@ -313,7 +313,7 @@ CHECKS = View(
     "doctor",
     "something that was looked at",
     (
-        Field("status", "text", "`ok`, `note` or `finding`", ""),
+        Field("status", "text", "`ok`, `note` or `finding`", "status"),
         Field("name", "text", "what was looked at", "check"),
         Field("found", "text", "what was found", "found", wraps=True),
         Field("advice", "text or null", "what to do, if there is something", "advice", wraps=True),

@@ -130,7 +130,7 @@ class _Ways:
                 "connection",
                 f"there is no file {path}",
                 "check the path in the URL: sqlite:///signals.db is relative to the current folder, "
-                "sqlite:////srv/signals.db is not; migrate(url) or lite(url) makes the file",
+                "sqlite:////srv/signals.db is not; `signal-ledger migrate` or lite(url) makes the file",
             )
         self._look(path, lambda connection: connection.execute("SELECT count(*) FROM sqlite_schema").fetchone())
         return ok("connection", f"{path} can be read, {told_bytes(path.stat().st_size)}")
@@ -142,7 +142,7 @@ class _Ways:
             return finding(
                 "schema",
                 f"{path} holds no ledger",
-                "check the path in the URL; migrate(url) or lite(url) makes one in it",
+                "check the path in the URL; `signal-ledger migrate` or lite(url) makes one in it",
             )
         if version > newest:
             return finding(
@@ -154,7 +154,7 @@ class _Ways:
             return finding(
                 "schema",
                 f"the schema has version {version}, expected {newest}",
-                "migrate(url) upgrades it; so does opening it for writing",
+                "`signal-ledger migrate` upgrades it; so does opening it for writing",
             )
         if wrong := [*self._wrong(path, "table"), *self._wrong(path, "view")]:
             return finding("schema", f"expected the tables of version {newest}, but {told_names(wrong)}", _RESTORE)
@@ -174,7 +174,7 @@ class _Ways:
             return finding(
                 "journal",
                 f"expected write-ahead logging (wal), found the journal mode {mode}",
-                "migrate(url) switches it on; so does opening it for writing. Find out who has switched it off",
+                "`signal-ledger migrate` switches it on, as opening it for writing does; find out who has switched it off",
             )
         return ok("journal", "write-ahead logging")
 

@@ -153,11 +153,11 @@ async def check(engine: AsyncEngine, path: Path, steps: Sequence[Migration], *, 
     except DBAPIError as error:
         raise open_error(path, error.orig or error) from error
     if version == 0:
-        raise SchemaError(f"{path} holds no ledger; migrate(url) or lite(url) makes one in it")
+        raise SchemaError(f"{path} holds no ledger; `signal-ledger migrate` or lite(url) makes one in it")
     if version < len(steps) and not may_upgrade:
         raise SchemaError(
-            f"{path} has schema version {version}, expected {len(steps)}; migrate(url) upgrades it, or open it once "
-            "for writing"
+            f"{path} has schema version {version}, expected {len(steps)}; `signal-ledger migrate` upgrades it, or open it "
+            "once for writing"
         )
 
 

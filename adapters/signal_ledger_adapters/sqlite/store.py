@@ -102,7 +102,7 @@ class SqliteStore:
             SchemaError: The file cannot serve; the message says why, and nothing was changed.
         """
         if not create and not path.exists():
-            raise SchemaError(f"{path} does not exist; migrate(url) or lite(url) makes a ledger in it")
+            raise SchemaError(f"{path} does not exist; `signal-ledger migrate` or lite(url) makes a ledger in it")
         connection = None if read_only else await asyncio.to_thread(connect, path)
         engine = create_engine(path, read_only=read_only)
         try:
