@@ -174,7 +174,7 @@ class _Ways:
             return finding(
                 "journal",
                 f"expected write-ahead logging (wal), found the journal mode {mode}",
-                "`signal-ledger migrate` switches it on, as opening it for writing does; find out who has switched it off",
+                "`signal-ledger migrate` switches it on, as opening it for writing does; find out who switched it off",
             )
         return ok("journal", "write-ahead logging")
 

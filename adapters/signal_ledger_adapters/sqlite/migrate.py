@@ -156,8 +156,8 @@ async def check(engine: AsyncEngine, path: Path, steps: Sequence[Migration], *, 
         raise SchemaError(f"{path} holds no ledger; `signal-ledger migrate` or lite(url) makes one in it")
     if version < len(steps) and not may_upgrade:
         raise SchemaError(
-            f"{path} has schema version {version}, expected {len(steps)}; `signal-ledger migrate` upgrades it, or open it "
-            "once for writing"
+            f"{path} has schema version {version}, expected {len(steps)}; `signal-ledger migrate` upgrades it, "
+            "or open it once for writing"
         )
 
 
