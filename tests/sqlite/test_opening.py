@@ -86,7 +86,7 @@ async def test_a_file_system_without_write_ahead_logging_is_refused(path, monkey
         connect(path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 5])
 async def test_an_old_file_is_upgraded_and_keeps_what_it_holds(path, version):
     make_old(path, version)
     fresh = path.with_name("fresh.db")
@@ -96,7 +96,7 @@ async def test_an_old_file_is_upgraded_and_keeps_what_it_holds(path, version):
     assert schema_of(path) == schema_of(fresh)
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT version FROM signal_ledger_schema").fetchall() == [
-        (number,) for number in range(1, 6)
+        (number,) for number in range(1, 7)
     ]
     connection.close()
 
@@ -141,15 +141,15 @@ async def refusal(path, *, read_only=False, create=True):
 
 
 async def test_a_newer_file_is_refused_and_left_alone(path):
-    make_old(path, 5)
+    make_old(path, 6)
     connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO signal_ledger_schema VALUES (6, '0006_future.sql', 'x', 'later')")
+    connection.execute("INSERT INTO signal_ledger_schema VALUES (7, '0007_future.sql', 'x', 'later')")
     connection.commit()
     connection.close()
     for read_only in (False, True):
         message = await refusal(path, read_only=read_only)
-        assert "has schema version 6, newer than 5, which this library knows; upgrade signal-ledger" in message
-    assert "newer than 5" in await refusal(path, create=False)
+        assert "has schema version 7, newer than 6, which this library knows; upgrade signal-ledger" in message
+    assert "newer than 6" in await refusal(path, create=False)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -225,7 +225,7 @@ async def test_auditing_makes_nothing(path):
     sqlite3.connect(path).close()
     assert "holds no ledger; lite(url) makes one in it" in await refusal(path, create=False)
     make_old(path, 1)
-    assert "has schema version 1, expected 5; open it once for writing to upgrade it" in await refusal(
+    assert "has schema version 1, expected 6; open it once for writing to upgrade it" in await refusal(
         path, create=False, read_only=True
     )
     async with open_ledger(f"sqlite:///{path}") as ledger:
