@@ -231,7 +231,22 @@ class TestFacade:
     def test_every_public_name_is_there(self):
         for name in telemetry.__all__:
             assert getattr(telemetry, name) is not None
+        with pytest.raises(AttributeError, match=r"module 'signal_ledger.telemetry' has no attribute 'nonsense'"):
+            _ = telemetry.nonsense
         assert signal_ledger.telemetry is telemetry
+
+    def test_without_opentelemetry_it_says_what_to_install(self):
+        script = (
+            "import sys; sys.modules['opentelemetry'] = None\n"
+            "import signal_ledger.telemetry\n"
+            "try:\n    from signal_ledger.telemetry import opentelemetry\n"
+            "except ImportError as error:\n    print(error)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout == (
+            "signal_ledger.telemetry.opentelemetry: expected the package opentelemetry-api, it is not installed; "
+            "pip install 'signal-ledger[opentelemetry]'\n"
+        )
 
 
 class TestExecutions:

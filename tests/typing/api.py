@@ -407,6 +407,8 @@ def events_are_listened_to(count: Callable[[str, dict[str, Any]], None]) -> None
     telemetry.detach("mine")
     telemetry.logger.attach(level=10, events=["signal_ledger.consumed"])
     telemetry.logger.detach()
+    telemetry.opentelemetry.attach()
+    telemetry.opentelemetry.detach()
 
 
 def payloads_are_encoded() -> None:
