@@ -23,6 +23,7 @@ SECTIONS = {
     "idle": ("Oban on PostgreSQL: an idle worker", "benchmarks.idle:idle"),
     "flow": ("Workflows: a step in a large one beside a step in a small one", "benchmarks.flow:flow"),
     "audit": ("Questions to a long log, beside the same to a short one", "benchmarks.audit:audit"),
+    "telemetry": ("What telemetry costs a delivery", "benchmarks.telemetry:telemetry"),
     "where": ("PostgreSQL: where a delivery's time goes", "benchmarks.where:where"),
     "peers": ("Beside other libraries", "benchmarks.peers:peers"),
 }

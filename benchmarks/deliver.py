@@ -37,7 +37,7 @@ async def deliver(options: Options) -> list[Figure]:
     folder, seconds = options.folder, options.seconds
     template = folder / "template.db"
     async with lite(f"sqlite:///{template}", queues={}) as engine:
-        await _enqueue(engine)
+        await enqueue_waiting(engine)
     figures: list[Figure] = []
     for tasks in TASKS:
         rows = _rows(tasks)
@@ -73,7 +73,7 @@ async def deliver(options: Options) -> list[Figure]:
 
 async def _signals(path: Path, tasks: int, seconds: float) -> Load:
     async with lite(f"sqlite:///{path}", queues={}) as engine:
-        job_ids = await _enqueue(engine)
+        job_ids = await enqueue_waiting(engine)
         count = 0
 
         async def send() -> bool:
@@ -85,7 +85,8 @@ async def _signals(path: Path, tasks: int, seconds: float) -> Load:
         return await measure([send] * tasks, seconds)
 
 
-async def _enqueue(engine: LiteEngine) -> list[int]:
+async def enqueue_waiting(engine: LiteEngine) -> list[int]:
+    """Insert jobs that only get signals, and return their ids."""
     jobs = await engine.enqueue_many(Waiting.new({}) for _ in range(raw.JOBS))  # type: ignore[attr-defined]
     return [job.id for job in jobs if job.id is not None]
 

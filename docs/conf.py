@@ -38,7 +38,7 @@ default_role = "code"
 nitpicky = True
 nitpick_ignore_regex = [
     # Python's own types and those of our dependencies are described elsewhere.
-    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|hypothesis|oban|os|typing)\..*"),
+    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|hypothesis|logging|oban|os|typing)\..*"),
     (
         r"py:.*",
         r"(Any|BaseException|Enum|Exception|Oban|StrEnum|NamedTuple|bool|bytes|dict|float|int|list|object|str|tuple)",
@@ -58,6 +58,10 @@ _PUBLIC = {
     f"{home}.{name}": f"{facade.__name__}.{name}"
     for facade in _FACADES
     for name, home in facade._HOMES.items()  # noqa: SLF001
+}
+
+_PUBLIC |= {
+    f"signal_ledger.telemetry.registry.{name}": f"signal_ledger.telemetry.{name}" for name in ("Handler", "Span")
 }
 
 # Loads them all, so that annotations that name them can be evaluated.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiosqlite
+import asyncpg
 import psycopg
 from psycopg.rows import tuple_row
 from sqlalchemy import text
@@ -64,6 +65,15 @@ async def with_psycopg(url, row_factory=tuple_row):
                 return (await cursor.fetchone())[0] if cursor.description else None
 
         yield Caller(connection, run, connection.commit, connection.rollback)
+
+
+@contextlib.asynccontextmanager
+async def with_asyncpg(url):
+    connection = await asyncpg.connect(url)
+    transaction = connection.transaction()
+    await transaction.start()
+    yield Caller(connection, connection.fetchval, transaction.commit, transaction.rollback)
+    await connection.close()
 
 
 def _caller(connection):

@@ -8,7 +8,9 @@ import pytest
 
 from tests.requirements import require_program
 
-pytest.register_assert_rewrite("signal_ledger.testing", "tests.demo.told", "tests.workflows")
+pytest.register_assert_rewrite(
+    "signal_ledger.testing", "tests.demo.told", "tests.telemetry", "tests.tracing", "tests.workflows"
+)
 
 
 def pytest_addoption(parser):

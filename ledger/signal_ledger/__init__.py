@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oban import Oban
 
     from signal_ledger import codec as codec
+    from signal_ledger import telemetry as telemetry
     from signal_ledger.codec import Limits as Limits
     from signal_ledger.errors import DeliveryUnknown as DeliveryUnknown
     from signal_ledger.errors import KeyConflict as KeyConflict
@@ -91,6 +92,7 @@ __all__ = [
     "rerun",
     "schema_version",
     "signal",
+    "telemetry",
 ]
 
 _HOMES = {
@@ -131,8 +133,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name == "codec":
-        return import_module("signal_ledger.codec")
+    if name in ("codec", "telemetry"):
+        return import_module(f"signal_ledger.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,6 +23,7 @@ class Deliver:
             `DeliveryUnknown`.
         source: Who or what signals.
         is_first_try: No earlier try of the same call can have stored it.
+        traceparent: The trace of who signals, to be kept beside the log; None if it is not followed.
     """
 
     job_id: JobId
@@ -34,6 +35,7 @@ class Deliver:
     key_ids: tuple[SignalId, ...] = ()
     source: str | None = None
     is_first_try: bool = True
+    traceparent: str | None = None
 
 
 new_deliver = constructor(Deliver)
@@ -52,6 +54,7 @@ class Take:
             of the wait if ``in_place``.
         in_place: ``wait_for`` is not longer than the live window: the wait times out without a snooze (promise W6).
         window: Whether a live window may be opened. If not, the job is to snooze at once.
+        wants_trace: Whether to look for the trace of who has signalled, if the wait ends with a signal now.
     """
 
     job_id: JobId
@@ -61,6 +64,7 @@ class Take:
     wait_for: timedelta | None
     in_place: bool
     window: bool
+    wants_trace: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,7 +189,12 @@ def _judge(
             signal_id=oldest.signal_id,
             delivery_version=oldest.version,
         )
-        return Accepted(events=(consumed,), reply=GotSignal(signal_id=oldest.signal_id, payload=oldest.payload))
+        return Accepted(
+            events=(consumed,),
+            reply=GotSignal(
+                signal_id=oldest.signal_id, payload=oldest.payload, delivered_at=oldest.recorded_at, recorded_at=now
+            ),
+        )
     if wait is not None and wait.deadline_at is not None and now > wait.deadline_at:
         timed_out = TimedOut(
             run=state.open_run,
@@ -199,7 +204,7 @@ def _judge(
             ordinal=command.ordinal,
             deadline_at=wait.deadline_at,
         )
-        return Accepted(events=(timed_out,), reply=GotTimeout(deadline_at=wait.deadline_at))
+        return Accepted(events=(timed_out,), reply=GotTimeout(deadline_at=wait.deadline_at, recorded_at=now))
     return None
 
 

@@ -58,17 +58,34 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GotSignal:
-    """The wait ended with a signal. The payload is encoded, None if it was erased."""
+    """The wait ended with a signal.
+
+    Args:
+        signal_id: The delivery's id.
+        payload: Encoded; None if it was erased.
+        delivered_at: When the signal was delivered; None if the wait had ended before, and this is its replay.
+        recorded_at: When the wait ended; None as well.
+        traceparent: The trace of who signalled, if the taker has asked for it and it is known.
+    """
 
     signal_id: SignalId
     payload: bytes | None = field(repr=False)
+    delivered_at: datetime | None = None
+    recorded_at: datetime | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GotTimeout:
-    """The wait ended at its deadline."""
+    """The wait ended at its deadline.
+
+    Args:
+        deadline_at: The deadline.
+        recorded_at: When the wait ended; None if it had ended before, and this is its replay.
+    """
 
     deadline_at: datetime
+    recorded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha1
@@ -19,6 +20,9 @@ from signal_ledger.offline import current_notebook
 from signal_ledger.operations import DeliverCall, new_deliver_call
 from signal_ledger.ports import DeliveryStore, StoreUnavailableError
 from signal_ledger.receipt import Outcome, Receipt, stored_receipt, to_receipt
+from signal_ledger.telemetry.names import DELIVERED, SIGNAL, SIGNAL_RETRY
+from signal_ledger.telemetry.registry import execute, observed, span
+from signal_ledger.telemetry.tracing import TRACES, current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class Sender:
         stored_channel = to_channel(channel)
         checked_source = to_optional_text("source", source)
         encoded = encode_with_digest(payload, self.limits)
+        traceparent = current_traceparent() if TRACES in observed else None
         # Who repeats a call that got no answer gives its id as the key. The repeat has the ids of that call: should the
         # database carry it out after all, it finds them taken.
         repeated_id = None if checked_key is None else _call_id(checked_key)
@@ -79,6 +84,7 @@ class Sender:
                     key=checked_key,
                     key_ids=() if repeated_id is None else (repeated_id, _id_in_list(call, job_id)),
                     source=checked_source,
+                    traceparent=traceparent,
                 )
                 for job_id in (job_ids if is_single else dict.fromkeys(job_ids))
             ]
@@ -99,6 +105,7 @@ class Sender:
         ends = loop.time() + timeout_s
         delay_s = _RETRY_DELAY_S
         left_s = timeout_s
+        tries = 0
         trouble: StoreUnavailableError | None = None
         while True:
             try:
@@ -115,6 +122,10 @@ class Sender:
                 if left_s <= 0:
                     raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s, reason=str(error)) from error
             call = call.again()
+            tries += 1
+            if SIGNAL_RETRY in observed:
+                delay = round(min(delay_s, left_s) * 1e9)
+                execute(SIGNAL_RETRY, {"tries": tries, "delay": delay, "error_type": _fault_of(trouble)})
             await asyncio.sleep(min(delay_s, left_s))
             left_s = max(0.0, ends - loop.time())
             delay_s = min(2 * delay_s, _RETRY_DELAY_MAX_S)
@@ -143,6 +154,11 @@ class Sender:
         if not storing.done():
             raise DeliveryUnknown(signal_id=call_id, timeout_s=timeout_s)
         storing.result()
+
+
+def _fault_of(trouble: StoreUnavailableError) -> str:
+    """Name what was in the way: what the driver raised, if it is known."""
+    return type(trouble.__cause__ or trouble).__name__
 
 
 def _forget(storing: "asyncio.Future[None]") -> None:
@@ -246,4 +262,59 @@ class CanSignal(ABC):
             sender, conn = Sender(store=notebook, new_id=notebook.new_id), None
         else:
             sender = self._signals
+            if SIGNAL in observed or DELIVERED in observed:
+                return await _send_and_tell(
+                    sender, target, payload, channel=channel, key=key, source=source, conn=conn, timeout=timeout
+                )
         return await sender.send(target, payload, channel=channel, key=key, source=source, conn=conn, timeout=timeout)
+
+
+async def _send_and_tell(
+    sender: Sender,
+    target: object,
+    payload: object,
+    *,
+    channel: str | None,
+    key: str | None,
+    source: str | None,
+    conn: object,
+    timeout: float,  # noqa: ASYNC109 - see `Sender.send`
+) -> Receipt | list[Receipt]:
+    """Send a signal, and tell who listens of it. Neither the payload nor the key is told, by any name."""
+    job_ids, is_single = to_targets(target)
+    to_channel(channel)
+    call = {
+        "targets": len(job_ids),
+        "channel": channel,
+        "source": to_optional_text("source", source),
+        "has_key": key is not None,
+        "stored": conn is not None,
+    }
+    with span(SIGNAL, call) as told:
+        sent = await sender.send(
+            job_ids[0] if is_single else job_ids,
+            payload,
+            channel=channel,
+            key=key,
+            source=source,
+            conn=conn,
+            timeout=timeout,
+        )
+        receipts = [sent] if isinstance(sent, Receipt) else sent
+        told.add({"outcomes": dict(Counter([receipt.outcome.value for receipt in receipts]))})
+        if DELIVERED in observed:
+            for receipt in receipts:
+                execute(DELIVERED, _delivered(receipt, channel, source))
+    return sent
+
+
+def _delivered(receipt: Receipt, channel: str | None, source: str | None) -> dict[str, object]:
+    return {
+        "job_id": receipt.job_id,
+        "signal_id": receipt.signal_id,
+        "channel": channel,
+        "source": source,
+        "outcome": receipt.outcome.value,
+        "version": receipt.version,
+        "reason": receipt.reason,
+    }

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from signal_ledger.codec import decode
@@ -26,7 +26,11 @@ from signal_ledger.engines import Engine
 from signal_ledger.errors import PayloadError, SignalTimeout, StaleExecution
 from signal_ledger.names import Execution as Token
 from signal_ledger.names import JobId, public_channel
+from signal_ledger.offline import current_notebook
 from signal_ledger.ports import LiveWait, StoreUnavailableError, WaitingRoom
+from signal_ledger.telemetry.names import AWAITED, CONSUMED, EXECUTION, TIMED_OUT
+from signal_ledger.telemetry.registry import SpanContext, execute, observed, span
+from signal_ledger.telemetry.tracing import TRACES
 from signal_ledger.upcast import NewerEventError
 
 logger = logging.getLogger(__name__)
@@ -75,6 +79,16 @@ class TryLater:
 type Ending = Sleep | Cancelled | Superseded | TryLater
 """Why an execution ended at an await. Once set it stands, whatever `process` does after it (promise W11)."""
 
+_ENDED: Mapping[type, str] = {
+    type(None): "returned",
+    Sleep: "snoozed",
+    Cancelled: "cancelled",
+    Superseded: "superseded",
+    TryLater: "later",
+}
+
+_MICROSECOND = timedelta(microseconds=1)
+
 _current: ContextVar["Execution | None"] = ContextVar("signal_ledger_execution", default=None)
 
 
@@ -108,6 +122,20 @@ def report_stray() -> None:
         _tell_stray()
 
 
+def _ns(duration: timedelta) -> int:
+    return duration // _MICROSECOND * 1000
+
+
+def snoozed(wait: Snooze) -> dict[str, object]:
+    """Return what the event tells of a wait that a job sleeps on, for the engine that has put it to sleep."""
+    return {
+        "job_id": wait.job_id,
+        "execution": wait.execution,
+        "channel": public_channel(wait.channel),
+        "ordinal": wait.ordinal,
+    }
+
+
 class Execution:
     """One execution of a job.
 
@@ -118,16 +146,26 @@ class Execution:
         room: The engine's waiting room.
         ends_by: The event loop's time by which the execution must have ended, because a timeout or a rescue would
             end it; None if it may go on.
+        worker: The path of the job's worker, for those who listen to events; None if the engine does not know.
     """
 
     def __init__(
-        self, *, job_id: JobId, token: Token, engine: Engine, room: WaitingRoom, ends_by: float | None = None
+        self,
+        *,
+        job_id: JobId,
+        token: Token,
+        engine: Engine,
+        room: WaitingRoom,
+        ends_by: float | None = None,
+        worker: str | None = None,
     ) -> None:
         self.job_id = job_id
         self.token = token
         self.engine = engine
         self.ending: Ending | None = None
         self._room = room
+        self._worker = worker
+        self._span_context: SpanContext | None = None
         self._ends_by = ends_by
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
@@ -141,6 +179,16 @@ class Execution:
         Returns:
             What it returned. If the execution has an ending, that stands, whatever process returned or raised.
         """
+        # A rerun is nothing that happens.
+        if EXECUTION in observed and current_notebook() is None:
+            with span(EXECUTION, {"job_id": self.job_id, "execution": self.token, "worker": self._worker}) as told:
+                self._span_context = told.context
+                result = await self._run(process)
+                told.add({"ended": _ENDED[type(self.ending)]})
+                return result
+        return await self._run(process)
+
+    async def _run[R](self, process: Callable[[], Awaitable[R]]) -> R | None:
         token = _current.set(self)
         result = None
         try:
@@ -190,16 +238,23 @@ class Execution:
                 wait_for=wait_for,
                 in_place=in_place,
                 window=live is not None,
+                wants_trace=TRACES in observed,
             )
             window_ends = self._loop.time() + window_s
             reply = await self._take(take)
             if live is not None and isinstance(reply, Waiting):
+                if AWAITED in observed:
+                    self._tell(
+                        AWAITED, channel, ordinal, {"deadline_in": None if reply.left is None else _ns(reply.left)}
+                    )
                 reply = await self._live(live, take, reply, window_ends)
         finally:
             if live is not None:
                 self._room.leave(self.job_id, live)
         match reply:
             case GotSignal() | GotTimeout():
+                if CONSUMED in observed or TIMED_OUT in observed:
+                    self._tell_outcome(reply, channel, ordinal)
                 return reply
             case Waiting() | MustSnooze():
                 snooze = Snooze(
@@ -268,6 +323,29 @@ class Execution:
                 return decode(payload)
             case _:
                 assert_never(reply)
+
+    def _tell_outcome(self, reply: GotSignal | GotTimeout, channel: str, ordinal: int) -> None:
+        """Tell how a wait has ended, if that was now, and is no replay."""
+        match reply:
+            case GotSignal(recorded_at=datetime() as recorded_at, delivered_at=datetime() as delivered_at):
+                latency = _ns(recorded_at - delivered_at)
+                told = {"signal_id": reply.signal_id, "wake_latency": latency, "traceparent": reply.traceparent}
+                self._tell(CONSUMED, channel, ordinal, told)
+            case GotTimeout(recorded_at=datetime() as recorded_at, deadline_at=deadline_at):
+                overdue = _ns(recorded_at - deadline_at)
+                self._tell(TIMED_OUT, channel, ordinal, {"deadline_at": deadline_at, "overdue": overdue})
+            case _:
+                return
+
+    def _tell(self, name: str, channel: str, ordinal: int, more: Mapping[str, object]) -> None:
+        told = {
+            "job_id": self.job_id,
+            "execution": self.token,
+            "channel": public_channel(channel),
+            "ordinal": ordinal,
+            "span_context": self._span_context,
+        }
+        execute(name, {**told, **more})
 
     def _require_running(self) -> None:
         if self._is_over:

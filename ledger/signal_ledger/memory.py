@@ -22,7 +22,7 @@ from signal_ledger.events import Closed, Planned
 from signal_ledger.evolve import fold
 from signal_ledger.facts import Facts, look_up
 from signal_ledger.jobs import JobState, JobView
-from signal_ledger.names import JobId, public_channel
+from signal_ledger.names import JobId, SignalId, public_channel
 from signal_ledger.operations import DeliverCall, TakeCall
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, StoredStep, WaitingJob, to_waiting_job
@@ -49,6 +49,7 @@ class _Tables:
     outbox: dict[int, tuple[StoredSignal, Deliver]] = field(default_factory=dict)
     steps: dict[tuple[str, str], Step] = field(default_factory=dict)
     edges: dict[tuple[str, str, str], Cause | None] = field(default_factory=dict)
+    traces: dict[tuple[JobId, SignalId], tuple[str, datetime]] = field(default_factory=dict)
     last_id: int = 0
     last_node: int = 0
     last_place: int = 0
@@ -111,6 +112,19 @@ class MemoryUnit:
 
     def wake(self, job_id: JobId) -> None:
         self.save(self._tables.jobs[job_id].available(self._now))
+
+    def note_trace(self, job_id: JobId, signal_id: SignalId, traceparent: str) -> None:
+        self._tables.traces[job_id, signal_id] = traceparent, self._now
+
+    def take_trace(self, job_id: JobId, signal_id: SignalId) -> str | None:
+        traceparent, _ = self._tables.traces.pop((job_id, signal_id), (None, None))
+        return traceparent
+
+    def forget_traces(self, before: datetime, limit: int) -> int:
+        old = [key for key, (_, noted_at) in self._tables.traces.items() if noted_at < before][:limit]
+        for key in old:
+            del self._tables.traces[key]
+        return len(old)
 
     def note_repair(self, job_id: JobId, reason: str) -> None:
         self._tables.repairs[job_id] = reason
@@ -287,6 +301,8 @@ class MemoryStore:
         yield transaction
         for delivery, stored_at in transaction.stored:
             self._tables.store(delivery, stored_at)
+            if delivery.traceparent is not None:
+                self._tables.traces[delivery.job_id, delivery.signal_id] = delivery.traceparent, stored_at
         self._changes += 1
 
     async def store_with(self, connection: object, deliveries: Sequence[Deliver]) -> None:

@@ -12,6 +12,7 @@ from signal_ledger.decide import decide
 from signal_ledger.decisions import (
     Accepted,
     DeliverReply,
+    GotSignal,
     Refused,
     SnoozeRefusal,
     SnoozeReply,
@@ -61,7 +62,10 @@ class DeliverCall:
         """Deliver, or raise `KeyConflict` with nothing written."""
         # All are decided before the first is recorded: a refusal leaves nothing behind.
         decided = [_decide_delivery(unit, delivery) for delivery in self.deliveries]
-        return [_record_delivery(unit, state, accepted, now) for state, accepted, now in decided]
+        replies = [_record_delivery(unit, state, accepted, now) for state, accepted, now in decided]
+        if self.deliveries[0].traceparent is not None:
+            _note_traces(unit, self.deliveries, replies)
+        return replies
 
 
 new_deliver_call = constructor(DeliverCall)
@@ -87,6 +91,8 @@ class TakeCall:
         match decide(state, unit.view(self.take.job_id), self.take, facts, now):
             case Accepted(events=events, reply=reply):
                 _record(unit, state, events, now)
+                if self.take.wants_trace and isinstance(reply, GotSignal) and reply.recorded_at is not None:
+                    return replace(reply, traceparent=unit.take_trace(self.take.job_id, reply.signal_id))
                 return reply
             case Refused(refusal=refusal):
                 return refusal
@@ -165,6 +171,13 @@ def _record_delivery(
         if isinstance(reply, Stored) and reply.outcome is DeliveryOutcome.WOKEN:
             unit.wake(state.job_id)
     return reply
+
+
+def _note_traces(unit: LedgerUnit, deliveries: Sequence[Deliver], replies: Sequence[DeliverReply]) -> None:
+    """Keep the trace of a call beside what it has stored."""
+    for delivery, reply in zip(deliveries, replies, strict=True):
+        if isinstance(reply, Stored) and delivery.traceparent is not None:
+            unit.note_trace(delivery.job_id, delivery.signal_id, delivery.traceparent)
 
 
 def _stream_time(unit: LedgerUnit, state: WaitState) -> datetime:

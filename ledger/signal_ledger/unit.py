@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 from signal_ledger.commands import Command
 from signal_ledger.facts import Facts
 from signal_ledger.jobs import JobView
-from signal_ledger.names import JobId
+from signal_ledger.names import JobId, SignalId
 from signal_ledger.stored import StoredEvent
 from signal_ledger.wait_state import WaitState
 
@@ -46,6 +46,14 @@ class LedgerUnit(Protocol):
 
     def wake(self, job_id: JobId) -> None:
         """Make a snoozed job available now and take ``wait_until`` out of its meta."""
+        ...
+
+    def note_trace(self, job_id: JobId, signal_id: SignalId, traceparent: str) -> None:
+        """Keep the trace of who signalled beside the log, for a while."""
+        ...
+
+    def take_trace(self, job_id: JobId, signal_id: SignalId) -> str | None:
+        """Return the trace of a delivery, if it is kept, and keep it no longer."""
         ...
 
     def note_repair(self, job_id: JobId, reason: str) -> None:

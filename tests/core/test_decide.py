@@ -179,13 +179,18 @@ class TestDeliver:
         ).then(reply=Duplicate(signal_id="s1", version=1, fate=Fate.ENDED))
 
 
+def got(signal_id, delivered, now):
+    """The reply to a wait that ends now. A replay tells no times."""
+    return GotSignal(signal_id=signal_id, payload=b"p", delivered_at=at(delivered), recorded_at=at(now))
+
+
 class TestTake:
     def test_w2_a_pending_signal_is_consumed_at_once(self):
-        Given((0, delivered())).when(take(), second=1).then(consumed(), reply=GotSignal(signal_id="s1", payload=b"p"))
+        Given((0, delivered())).when(take(), second=1).then(consumed(), reply=got("s1", 0, 1))
 
     def test_d4_the_oldest_first(self):
         given = Given((0, delivered("s1")), (0, delivered("x", channel="c")), (0, delivered("s2")), (1, consumed()))
-        given.when(take(2), second=2).then(consumed("s2", 3, 2), reply=GotSignal(signal_id="s2", payload=b"p"))
+        given.when(take(2), second=2).then(consumed("s2", 3, 2), reply=got("s2", 0, 2))
 
     def test_w3_it_opens_a_live_window(self):
         Given().when(take(wait_for=60), second=0).then(awaited(), reply=Waiting(left=None))
@@ -226,7 +231,7 @@ class TestTake:
 
     def test_w7_once_the_deadline_lies_behind_it_times_out(self):
         Given((0, snoozed(deadline=5)), execution=2).when(take(execution=2), second=5.000001).then(
-            timed_out(deadline=5, execution=2), reply=GotTimeout(deadline_at=at(5))
+            timed_out(deadline=5, execution=2), reply=GotTimeout(deadline_at=at(5), recorded_at=at(5.000001))
         )
 
     def test_w7_at_the_deadline_it_does_not_time_out_yet(self):
@@ -235,11 +240,11 @@ class TestTake:
     def test_w7_a_signal_in_time_is_consumed_however_late_the_job_wakes(self):
         Given((0, snoozed(deadline=5)), (5, delivered(outcome="woken")), execution=2).when(
             take(execution=2), second=500
-        ).then(consumed(version=2, execution=2), reply=GotSignal(signal_id="s1", payload=b"p"))
+        ).then(consumed(version=2, execution=2), reply=got("s1", 5, 500))
 
     def test_w7_a_late_signal_stays_pending_and_the_wait_times_out(self):
         Given((0, snoozed(deadline=5)), (6, delivered()), execution=2).when(take(execution=2), second=7).then(
-            timed_out(deadline=5, execution=2), reply=GotTimeout(deadline_at=at(5))
+            timed_out(deadline=5, execution=2), reply=GotTimeout(deadline_at=at(5), recorded_at=at(7))
         )
 
     def test_w9_a_recorded_outcome_is_replayed(self):

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 import signal_ledger
-from signal_ledger import events, testing
+from signal_ledger import events, telemetry, testing
 from signal_ledger.stored import StoredEvent
 from signal_ledger_adapters.postgres import tables
 from signal_ledger_adapters.postgres.schema import migrations, triggers
@@ -108,6 +108,15 @@ def test_every_option_of_the_embedded_engine_is_described():
     assert first_cells("reference/lite.md", "## Options") == list(inspect.signature(signal_ledger.lite).parameters)
 
 
+def test_every_event_of_telemetry_is_described_with_what_it_carries():
+    told = first_cells("reference/telemetry.md", "## The events")
+    assert [f"signal_ledger.{name}" for name in told] == list(telemetry.EVENTS)
+    _, _, below = (DOCS / "reference" / "telemetry.md").read_text(encoding="utf-8").partition("## The events")
+    rows = [row.split("|") for row in below.partition("\nWhat is carried:")[0].splitlines() if row.startswith("| `")]
+    carried = {field for row in rows for field in re.findall(r"`(\w+)`", row[3])}
+    assert set(first_cells("reference/telemetry.md", "What is carried:")) == {*carried, "system_time"}
+
+
 @pytest.mark.parametrize("function", [signal_ledger.attach, signal_ledger.migrate], ids=lambda each: each.__name__)
 def test_every_option_on_postgres_is_described(function):
     told = first_cells("reference/postgres.md", f"### Of `{function.__name__}`")
@@ -117,7 +126,7 @@ def test_every_option_on_postgres_is_described(function):
 def test_every_public_name_is_in_the_reference():
     page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
     told = re.findall(r"auto\w+:: signal_ledger\.(\w+)$", page, re.MULTILINE)
-    assert sorted([*told, "codec"]) == sorted(signal_ledger.__all__)
+    assert sorted([*told, "codec", "telemetry"]) == sorted(signal_ledger.__all__)
     told = re.findall(r"auto\w+:: signal_ledger\.testing\.(\w+)$", page, re.MULTILINE)
     assert sorted(told) == sorted(testing.__all__)
 

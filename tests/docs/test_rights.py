@@ -5,7 +5,8 @@ import pytest
 from oban import Oban, worker
 from psycopg_pool import AsyncConnectionPool
 
-from signal_ledger import attach, await_signal, migrate, open_ledger
+from signal_ledger import attach, await_signal, migrate, open_ledger, telemetry
+from signal_ledger.telemetry.tracing import following_traces
 from tests.docs.pages import ROOT, blocks
 from tests.eventually import eventually
 
@@ -50,6 +51,10 @@ def as_role(url, role):
     return url.replace("postgres@", f"{role}@")
 
 
+async def has_status(engine, job, status):
+    return (await engine.ledger.state(job)).status == status
+
+
 async def test_an_application_with_the_rights_that_the_page_lists_can_do_everything(connection, oban_url):
     assert len(GRANTS) == 4
     connection.execute(";".join(GRANTS))
@@ -58,18 +63,15 @@ async def test_an_application_with_the_rights_that_the_page_lists_can_do_everyth
     async with AsyncConnectionPool(url, open=False) as pool, attach(Oban(pool=pool, queues={"default": 10})) as engine:
         [asleep, live, cancelled] = await engine.enqueue_many(Asking.new({"window": window}) for window in (0, 60, 60))
 
-        async def has_status(job, status):
-            return (await engine.ledger.state(job)).status == status
-
-        await eventually(lambda: has_status(asleep, "snoozed"))
-        await eventually(lambda: has_status(live, "live"))
-        await eventually(lambda: has_status(cancelled, "live"))
+        await eventually(lambda: has_status(engine, asleep, "snoozed"))
+        await eventually(lambda: has_status(engine, live, "live"))
+        await eventually(lambda: has_status(engine, cancelled, "live"))
         await engine.signal(asleep, "yes")
         async with await psycopg.AsyncConnection.connect(url) as caller:
             await engine.signal(live, "yes", conn=caller)
         await engine.cancel_job(cancelled)
         for job in (asleep, live, cancelled):
-            await eventually(lambda job=job: has_status(job, "closed"))
+            await eventually(lambda job=job: has_status(engine, job, "closed"))
         assert await engine.ledger.rebuild() == 3
     async with open_ledger(as_role(oban_url, "application_readonly"), read_only=True) as ledger:
         report = await ledger.verify()
@@ -82,6 +84,38 @@ async def test_an_application_with_the_rights_that_the_page_lists_can_do_everyth
         assert [step.event async for step in ledger.replay(asleep)] == list(exported)
     async with open_ledger(url, read_only=True) as ledger:
         assert (await ledger.export(asleep)).job.args == {"window": 0}
+
+
+TRACES = ",\n    signal_ledger.traces"
+
+
+@pytest.mark.parametrize("may_trace", [True, False])
+async def test_a_role_without_rights_on_traces_works_as_ever_and_links_nothing(connection, oban_url, may_trace):
+    grants = ";".join(GRANTS)
+    assert TRACES in grants
+    connection.execute(grants if may_trace else grants.replace(TRACES, ""))
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    url = as_role(oban_url, "application")
+    links, upkeep = [], []
+    async with AsyncConnectionPool(url, open=False) as pool, attach(Oban(pool=pool, queues={"default": 10})) as engine:
+        jobs = await engine.enqueue_many(Asking.new({"window": 0}) for _ in range(4))
+        for job in jobs:
+            await eventually(lambda job=job: has_status(engine, job, "snoozed"))
+        telemetry.attach("links", ["signal_ledger.consumed"], lambda _name, told: links.append(told["traceparent"]))
+        try:
+            with following_traces(lambda: traceparent):
+                await engine.signal(jobs[0], "yes")
+                await engine.signal(jobs[1:3], "yes")
+                async with await psycopg.AsyncConnection.connect(url) as caller:
+                    await engine.signal(jobs[3], "yes", conn=caller)
+                for job in jobs:
+                    await eventually(lambda job=job: has_status(engine, job, "closed"))
+            upkeep.append(await engine._store.tick())
+        finally:
+            telemetry.detach("links")
+    assert links == [traceparent if may_trace else None] * 4
+    assert upkeep == [0]
+    assert connection.execute("SELECT count(*) FROM signal_ledger.traces").fetchone() == (0,)
 
 
 async def test_the_log_hears_of_a_role_that_has_no_rights_on_it(connection, oban_url):

@@ -266,7 +266,10 @@ async def test_finished_jobs_are_pruned_and_their_history_stays(start):
 
 async def test_without_pruning_jobs_stay(start):
     it = await start({}, prune_after=None)
-    assert await it.engine._prune() is None
+    job = await it.engine.enqueue(Job("x"))
+    await it.engine.cancel_job(job)
+    assert await it.engine._prune_jobs() == 0
+    assert await it.state(job) == "cancelled"
 
 
 async def test_the_engine_says_once_what_it_does_not_do(url, caplog):

@@ -16,7 +16,7 @@ from signal_ledger_adapters.postgres.schema import Names
 
 EMPTY = """
 TRUNCATE ledger.events, ledger.waits, ledger.cancels, ledger.repairs, ledger.outbox, ledger.steps, ledger.edges,
-    ledger.ends, ledger.blocks, ledger.test_clock;
+    ledger.ends, ledger.blocks, ledger.traces, ledger.test_clock;
 TRUNCATE oban.oban_jobs RESTART IDENTITY;
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import audit, audit_logs, flow, idle, log_size, oban_engine, postgres, where
+from benchmarks import audit, audit_logs, flow, idle, log_size, oban_engine, postgres, telemetry, where
 from benchmarks import cluster as bench_cluster
 from benchmarks.options import Options
 from benchmarks.usage import Usage
@@ -27,6 +27,14 @@ async def test_the_benchmark_of_deliveries_runs(options, monkeypatch):
     monkeypatch.setattr(postgres, "TASKS", (1, 4))
     figures = await postgres.postgres(options)
     assert all(figure.value > 0 for figure in figures if "server CPU" not in figure.name)
+
+
+@pytest.mark.timeout(240)
+async def test_the_benchmark_of_telemetry_runs_and_takes_out_the_places_that_tell(options):
+    """That it takes them out, and that nothing is told then, each of its processes looks at itself."""
+    figures = await telemetry.telemetry(options)
+    assert len(figures) == 16
+    assert all(figure.value > 0 for figure in figures)
 
 
 @pytest.mark.timeout(240)

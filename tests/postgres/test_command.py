@@ -44,14 +44,14 @@ async def oban(database):
 async def test_it_migrates_the_database_that_an_argument_names(oban, cluster, template_of_fresh):
     for _ in range(2):
         done = command("migrate", oban, url="postgresql://nowhere.invalid/none")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "the schema signal_ledger has version 3\n", "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "the schema signal_ledger has version 4\n", "")
     assert differences(catalogue(cluster.url(template_of_fresh)), catalogue(oban)) == {}
 
 
 async def test_it_migrates_the_database_that_the_environment_names(database):
     await install_oban(database, "Our Jobs")
     done = command("migrate", "--schema", "Audit", "--oban-prefix=Our Jobs", url=database)
-    assert (done.returncode, done.stdout) == (0, "the schema Audit has version 3\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "the schema Audit has version 4\n"), done.stderr
     assert catalogue(database, "Audit", "Our Jobs")["settings"][0][2:] == ("Our Jobs", False)
 
 

@@ -20,19 +20,10 @@ from signal_ledger_adapters.postgres.connection import to_url
 from signal_ledger_adapters.postgres.migrate import migrate
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
-from tests.callers import Caller, make_engine, sqlalchemy_connection, sqlalchemy_session, with_psycopg
+from tests.callers import Caller, make_engine, sqlalchemy_connection, sqlalchemy_session, with_asyncpg, with_psycopg
 from tests.postgres.conftest import install, install_oban
 
 SECRET = "4111 1111 1111 1111"
-
-
-@contextlib.asynccontextmanager
-async def with_asyncpg(url):
-    connection = await asyncpg.connect(url)
-    transaction = connection.transaction()
-    await transaction.start()
-    yield Caller(connection, connection.fetchval, transaction.commit, transaction.rollback)
-    await connection.close()
 
 
 @contextlib.asynccontextmanager

@@ -314,6 +314,13 @@ PLANS = {
     "blocks_rewrite": ["SEARCH signal_ledger_events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     "blocks_wrong": ["SEARCH signal_ledger_events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     "jobs_get": ["SEARCH oban_jobs USING INTEGER PRIMARY KEY"],
+    "trace_note": [],
+    "traces_store": [],
+    "trace_take": ["USING INDEX sqlite_autoindex_signal_ledger_traces_1 (job_id=? AND signal_id=?)"],
+    "traces_forget": [
+        "SEARCH signal_ledger_traces USING INTEGER PRIMARY KEY (rowid=?)",
+        "signal_ledger_traces_noted (noted_at<?)",
+    ],
 }
 
 

@@ -43,6 +43,7 @@ from signal_ledger import (
     rerun,
     schema_version,
     signal,
+    telemetry,
     testing,
 )
 from signal_ledger.testing import strategies
@@ -399,6 +400,19 @@ def strategies_are_typed() -> None:
     assert_type(histories.example().events, list[RecordedEvent])
     assert_type(histories.example().state, WaitState)
     print(events_of_any_kind)
+
+
+def events_are_listened_to(count: Callable[[str, dict[str, Any]], None]) -> None:
+    telemetry.attach("mine", telemetry.EVENTS, count)
+    telemetry.attach("other", ["signal_ledger.relayed"], lambda name, told: print(name, told["count"]))
+    telemetry.execute("signal_ledger.relayed", {"count": 3})
+    with telemetry.span("signal_ledger.execution", {"job_id": 7}) as span:
+        span.add({"ended": "returned"})
+    telemetry.detach("mine")
+    telemetry.logger.attach(level=10, events=["signal_ledger.consumed"])
+    telemetry.logger.detach()
+    telemetry.opentelemetry.attach()
+    telemetry.opentelemetry.detach()
 
 
 def payloads_are_encoded() -> None:

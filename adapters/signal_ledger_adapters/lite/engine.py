@@ -15,12 +15,21 @@ from signal_ledger import engines
 from signal_ledger.arguments import to_job_id, to_seconds, to_share
 from signal_ledger.codec import Limits
 from signal_ledger.delivery import Sender
-from signal_ledger.embedded.operations import CancelJobs, DeleteJobs, GetJobs, InsertJobs, PruneJobs, RetryJobs
+from signal_ledger.embedded.operations import (
+    CancelJobs,
+    DeleteJobs,
+    ForgetTraces,
+    GetJobs,
+    InsertJobs,
+    PruneJobs,
+    RetryJobs,
+)
 from signal_ledger.ledger import Ledger
 from signal_ledger.names import JobId, SignalId
 from signal_ledger.offline import current_notebook, refuse_offline
 from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
 from signal_ledger.receipt import Outcome
+from signal_ledger.telemetry.tracing import KEPT_DAYS
 from signal_ledger_adapters.enqueueing import require_job, require_jobs
 from signal_ledger_adapters.lite.conversion import to_job, to_new_job, update_job
 from signal_ledger_adapters.lite.queue import Queue, QueueConfig, check_queues, make_queues
@@ -289,12 +298,9 @@ class LiteEngine(engines.Engine):
         ]
 
     async def _prune(self) -> None:
-        if self._config.prune_after is None:
-            return
         while True:
-            before = self._config.clock() - timedelta(seconds=self._config.prune_after)
             try:
-                pruned = await self._opened.transact(PruneJobs(before=before, limit=_PRUNE_MAX))
+                pruned = max(await self._prune_jobs(), await self._forget_traces())
             except StoreUnavailableError as error:
                 logger.warning("finished jobs could not be pruned yet: %s", error)
                 pruned = 0
@@ -303,6 +309,16 @@ class LiteEngine(engines.Engine):
                 pruned = 0
             if pruned < _PRUNE_MAX:
                 await asyncio.sleep(_PRUNE_EVERY_S)
+
+    async def _prune_jobs(self) -> int:
+        if self._config.prune_after is None:
+            return 0
+        before = self._config.clock() - timedelta(seconds=self._config.prune_after)
+        return await self._opened.transact(PruneJobs(before=before, limit=_PRUNE_MAX))
+
+    async def _forget_traces(self) -> int:
+        before = self._config.clock() - timedelta(days=KEPT_DAYS)
+        return await self._opened.transact(ForgetTraces(before=before, limit=_PRUNE_MAX))
 
     def _delivered(self, job_id: JobId, outcome: Outcome) -> None:
         """A signal sent by this process has woken a job or reached it live: there is no need to wait for the watch."""

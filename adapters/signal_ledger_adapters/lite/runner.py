@@ -12,9 +12,12 @@ from oban import Job
 from signal_ledger.embedded.job_row import Acknowledgement, JobRow
 from signal_ledger.embedded.operations import Acknowledge, Fetched, FetchJobs
 from signal_ledger.engines import Engine
-from signal_ledger.execution import Execution, Sleep, Superseded
+from signal_ledger.execution import Execution, Sleep, Superseded, snoozed
+from signal_ledger.jobs import JobState
 from signal_ledger.names import JobId
 from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
+from signal_ledger.telemetry.names import SNOOZED
+from signal_ledger.telemetry.registry import execute, observed
 from signal_ledger_adapters.lite.conversion import to_acknowledgement, to_job
 from signal_ledger_adapters.lite.queue import Queue
 from signal_ledger_adapters.oban_api import (
@@ -221,7 +224,12 @@ class Runner:
         attach_execution(
             job,
             lambda ends_by: Execution(
-                job_id=row.id, token=row.execution, engine=self._engine, room=queue.room, ends_by=ends_by
+                job_id=row.id,
+                token=row.execution,
+                engine=self._engine,
+                room=queue.room,
+                ends_by=ends_by,
+                worker=row.worker,
             ),
         )
         try:
@@ -271,4 +279,14 @@ class Runner:
             else:
                 if after is not None and not after.is_terminal:
                     self.kick()
+                if SNOOZED in observed:
+                    _tell_snoozed(acknowledge, after)
                 return after
+
+
+def _tell_snoozed(acknowledge: Acknowledge, after: JobRow | None) -> None:
+    """Tell of a job that sleeps now; not of one that its acknowledgement has let run again at once, or cancelled."""
+    wait = acknowledge.wait
+    sleeps = after is not None and after.state is JobState.SCHEDULED and not acknowledge.without_log
+    if wait is not None and sleeps:
+        execute(SNOOZED, snoozed(wait))

@@ -5,6 +5,8 @@ import logging
 
 from signal_ledger.embedded.operations import Look, RelayOutbox, Repair, RescueJobs
 from signal_ledger.ports import EmbeddedStore, StoreUnavailableError
+from signal_ledger.telemetry.names import RELAYED, REPAIRED
+from signal_ledger.telemetry.registry import execute, observed
 from signal_ledger_adapters.lite.queue import Queue
 from signal_ledger_adapters.lite.runner import Runner
 
@@ -73,7 +75,10 @@ class Watch:
                 logger.warning("engine %d is gone; rescued %d of its jobs", node, rescued)
                 self._runner.kick()
         if seen.has_repairs:
-            done += await self._store.transact(Repair())
+            repaired = await self._store.transact(Repair())
+            done += repaired
+            if repaired and REPAIRED in observed:
+                execute(REPAIRED, {"count": repaired})
         if seen.has_stored:
             done += await self._relay()
         if seen.has_work:
@@ -92,4 +97,6 @@ class Watch:
             self._runner.kick()
             for queue in self._queues:
                 queue.room.give_hint(job_id)
+        if relayed.count and RELAYED in observed:
+            execute(RELAYED, {"count": relayed.count})
         return relayed.count

@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from signal_ledger.commands import Snooze
-from signal_ledger.execution import Sleep
+from signal_ledger.execution import Sleep, snoozed
 from signal_ledger.jobs import CANCELLED_WHILE_WAITING
+from signal_ledger.telemetry.names import SNOOZED
+from signal_ledger.telemetry.registry import execute, observed
 from signal_ledger_adapters.oban.store import Statements
 from signal_ledger_adapters.oban_api import (
     AckAction,
@@ -60,7 +63,7 @@ async def acknowledge(
         return await _try_again(lambda: previous(query, ordered))
     waits = {ack.id or 0: wait for ack in ordered if (wait := _wait_of(ack)) is not None}
     try:
-        return await _try_again(lambda: _with_waits(previous, query, ordered, waits, statements))
+        done, asleep = await _try_again(lambda: _with_waits(previous, query, ordered, waits, statements))
     except Exception as error:
         # A queue whose acknowledgements keep failing starts no more jobs. Without a database nothing can be done.
         if not waits or _is_lost(error):
@@ -70,6 +73,9 @@ async def acknowledge(
             return [done for ack in ordered for done in await acknowledge(previous, query, [ack], statements)]
         logger.exception("job %s: the ledger failed; the job runs again in %d s", ordered[0].id, _LATER_S)
         return await _try_again(lambda: previous(query, [replace(ordered[0], schedule_in=_LATER_S)]))
+    for wait in asleep:
+        execute(SNOOZED, snoozed(wait))
+    return done
 
 
 async def _with_waits(
@@ -78,19 +84,30 @@ async def _with_waits(
     acks: list[AckAction],
     waits: Mapping[int, Snooze],
     statements: Statements,
-) -> list[int]:
+) -> tuple[list[int], list[Snooze]]:
+    """Acknowledge, and put to sleep.
+
+    Return the jobs that were acknowledged; and the waits on which some of them sleep now, if somebody listens to that.
+    """
+    replies = None
     async with pipelined_transaction(query) as connection:
         if waits:
             await connection.execute(_SET_UP)
         done = await acknowledge_on(previous, query, connection, acks)
         # Superseded executions have acknowledged nothing.
-        asleep = [waits[job_id] for job_id in sorted(done) if job_id in waits]
-        if asleep:
-            await connection.execute(statements.snooze.encode(), _parameters(asleep))
-    return done
+        waiting = [waits[job_id] for job_id in sorted(done) if job_id in waits]
+        if waiting:
+            # Whatever rows the application's pool makes.
+            replies = connection.cursor(row_factory=tuple_row)
+            await replies.execute(statements.snooze.encode(), _parameters(waiting))
+    if replies is None or SNOOZED not in observed:
+        return done, []
+    # They have come with the commit: nobody waits for them before.
+    told = await replies.fetchall()
+    return done, [wait for wait, [reply] in zip(waiting, told, strict=True) if reply == "asleep"]
 
 
-async def _try_again(run: Callable[[], Awaitable[list[int]]]) -> list[int]:
+async def _try_again[R](run: Callable[[], Awaitable[R]]) -> R:
     """Run a transaction until other transactions, or a connection that broke, are not in its way.
 
     It may have been committed although the connection broke: then the next try finds the jobs acknowledged.

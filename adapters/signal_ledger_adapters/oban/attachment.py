@@ -158,6 +158,7 @@ class Attachment(Engine):
                 engine=self,
                 room=Seat(self.room_of(producer), job, token, self._take, lambda: self._places_max(producer)),
                 ends_by=min(ends, default=None),
+                worker=job.worker,
             )
 
         attach_execution(job, begin)

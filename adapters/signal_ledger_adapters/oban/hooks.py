@@ -6,6 +6,8 @@ import logging
 from oban import Job
 
 from signal_ledger.execution import when_stray
+from signal_ledger.telemetry.names import REPAIRED
+from signal_ledger.telemetry.registry import execute, observed
 from signal_ledger_adapters.oban.acknowledge import acknowledge
 from signal_ledger_adapters.oban.attachment import attachment_of
 from signal_ledger_adapters.oban_api import (
@@ -59,9 +61,12 @@ class _Hooks:
         if attached is None:
             return
         try:
-            await attached.store.tick()
+            repaired = await attached.store.tick()
         except Exception as error:  # noqa: BLE001 - told, and tried again in the next tick
             logger.warning("the ledger's upkeep failed; trying again: %s", error)
+            return
+        if repaired and REPAIRED in observed:
+            execute(REPAIRED, {"count": repaired})
 
     async def reset(self, previous: OfQuery, query: Query) -> None:
         """Empty the ledger too: ids begin anew, and job 1 must not inherit a stream. Or refuse (promise L1)."""

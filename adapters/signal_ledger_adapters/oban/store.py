@@ -20,8 +20,8 @@ class DistributedStore(LedgerStore, Protocol):
         """Return which of these live waits should look: a signal, a cancel or a newer execution is there."""
         ...
 
-    async def tick(self) -> None:
-        """Release the waits whose deadline has passed, and append what is known to be missing."""
+    async def tick(self) -> int:
+        """Release the waits whose deadline has passed, and append what is known to be missing; return how much."""
         ...
 
     async def relay(self) -> int:
@@ -35,7 +35,8 @@ class Statements:
 
     Args:
         snooze: Puts jobs to sleep in the transaction of their acknowledgement. Parameters: job ids, executions,
-            channels, ordinals, intervals, the reason of a cancel.
+            channels, ordinals, intervals, the reason of a cancel. Rows: the reply to each, ``asleep`` for a job that
+            sleeps now.
         reset: Empties the ledger; fails unless its schema was made for testing.
         identify: Asks for the id of the ledger.
     """

@@ -8,6 +8,8 @@ from uuid import uuid4
 from oban import Oban
 
 from signal_ledger.names import JobId
+from signal_ledger.telemetry.names import RELAYED
+from signal_ledger.telemetry.registry import execute, observed
 from signal_ledger_adapters.oban.attachment import Attachment
 from signal_ledger_adapters.oban.store import DistributedStore
 from signal_ledger_adapters.oban_api import listen, notify, retry_acknowledgements, unlisten
@@ -87,9 +89,12 @@ class Watch:
             await _set_within(self._is_something_stored, RELAY_EVERY_S)
             self._is_something_stored.clear()
             try:
-                await self._store.relay()
+                relayed = await self._store.relay()
             except Exception as error:  # noqa: BLE001 - told, and tried again in a second
                 logger.warning("stored signals could not be relayed; trying again: %s", error)
+            else:
+                if relayed and RELAYED in observed:
+                    execute(RELAYED, {"count": relayed})
 
     async def _test_hints(self) -> None:
         """Notify ourselves, and say so if that does not arrive."""

@@ -1,7 +1,7 @@
 """Writing in a caller's own transaction: through SQLAlchemy's, asyncpg's or psycopg's connection to the database."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import psycopg
@@ -15,12 +15,29 @@ from signal_ledger_adapters.postgres.rows import columns_of
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.statements import for_psycopg
 
-_STORE = """
-SELECT ledger.store({}::text, {}::bigint[], {}::text[], {}::text[], {}::text, {}::bytea, {}::text, {}::text, {}::text)
-"""
+_TYPES = ("text", "bigint[]", "text[]", "text[]", "text", "bytea", "text", "text", "text")
 
-_NUMBERED = _STORE.format(*[f"${number}" for number in range(1, 10)])
-_UNNUMBERED = _STORE.format(*["%s"] * 9)
+
+class _Statement(NamedTuple):
+    """A statement in two paramstyles.
+
+    Args:
+        numbered: Asyncpg's.
+        unnumbered: Psycopg's.
+    """
+
+    numbered: str
+    unnumbered: str
+
+
+def _call_of(function: str, types: Sequence[str]) -> _Statement:
+    numbered = ", ".join([f"${number}::{name}" for number, name in enumerate(types, 1)])
+    unnumbered = ", ".join([f"%s::{name}" for name in types])
+    return _Statement(f"SELECT ledger.{function}({numbered})", f"SELECT ledger.{function}({unnumbered})")
+
+
+_STORE = _call_of("store", _TYPES)
+_STORE_TRACED = _call_of("store_traced", (*_TYPES, "text"))
 
 # The schema or the function is missing: whatever database it is, it is not the ledger's.
 _MISSING_ASYNCPG = (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedFunctionError, asyncpg.UndefinedTableError)
@@ -47,7 +64,7 @@ async def store_signals(connection: object, names: Names, ledger_id: str, delive
         ValueError: It is a connection to another database.
     """
     first = deliveries[0]
-    parameters = (
+    parameters: tuple[Any, ...] = (
         ledger_id,
         *columns_of(deliveries, "job_id", "signal_id"),
         [",".join(delivery.key_ids) for delivery in deliveries],
@@ -57,10 +74,13 @@ async def store_signals(connection: object, names: Names, ledger_id: str, delive
         first.key,
         first.source,
     )
+    statement = _STORE
+    if first.traceparent is not None:
+        statement, parameters = _STORE_TRACED, (*parameters, first.traceparent)
     if isinstance(connection, AsyncSession):
         connection = await connection.connection()
     try:
-        is_there = await _call(connection, names, parameters)
+        is_there = await _call(connection, names, statement, parameters)
     except (*_MISSING_ASYNCPG, *_MISSING_PSYCOPG) as error:
         raise _elsewhere(names) from error
     except DBAPIError as error:
@@ -73,7 +93,7 @@ async def store_signals(connection: object, names: Names, ledger_id: str, delive
         raise _elsewhere(names)
 
 
-async def _call(connection: object, names: Names, parameters: tuple[Any, ...]) -> bool:
+async def _call(connection: object, names: Names, statement: _Statement, parameters: tuple[Any, ...]) -> bool:
     """Run the one statement, in the way of the connection's kind.
 
     SQLAlchemy's is used through SQLAlchemy, which begins its transactions with their first statement.
@@ -82,12 +102,12 @@ async def _call(connection: object, names: Names, parameters: tuple[Any, ...]) -
     if isinstance(connection, AsyncConnection):
         driver = (await connection.get_raw_connection()).driver_connection
     if isinstance(driver, asyncpg.Connection):
-        sql = names.put_into(_NUMBERED)
+        sql = names.put_into(statement.numbered)
         if isinstance(connection, AsyncConnection):
             return bool((await connection.exec_driver_sql(sql, parameters)).scalar_one())
         return bool(await driver.fetchval(sql, *parameters))
     if isinstance(driver, psycopg.AsyncConnection):
-        sql = for_psycopg(names, _UNNUMBERED)
+        sql = for_psycopg(names, statement.unnumbered)
         if isinstance(connection, AsyncConnection):
             return bool((await connection.exec_driver_sql(sql, parameters)).scalar_one())
         async with psycopg.AsyncCursor(driver, row_factory=tuple_row) as cursor:

@@ -7,6 +7,7 @@ leaves its batch and waits for the lock elsewhere, so that it holds up no others
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
@@ -17,6 +18,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from signal_ledger.ports import StoreUnavailableError
+from signal_ledger.telemetry.names import BATCH_RETRY, BATCH_STOP
+from signal_ledger.telemetry.registry import execute, observed
 from signal_ledger_adapters.postgres.alarm import Alarm
 from signal_ledger_adapters.postgres.connection import own_process
 from signal_ledger_adapters.postgres.lane import Lane
@@ -68,6 +71,7 @@ class Lanes[C, R]:
         run: Runs a batch: one round trip, one transaction. Is given for how many milliseconds to wait for locks, and
             returns a result for each call, or what to raise for it; or JobHeldError, and the call is tried again.
         lanes: How many batches may be under way at a time.
+        what: What a batch does, for those who listen to events; None for what nobody need hear of.
     """
 
     def __init__(
@@ -76,8 +80,10 @@ class Lanes[C, R]:
         run: Callable[[asyncpg.Connection, Sequence[C], int], Awaitable[Sequence[R | Exception]]],
         *,
         lanes: int,
+        what: str | None = None,
     ) -> None:
         self._run = run
+        self._what = what
         self._own_process = own_process()
         self._requests: deque[_Request[C, R]] = deque()
         self._held: deque[_Request[C, R]] = deque()
@@ -184,6 +190,7 @@ class Lanes[C, R]:
             if len(batch) == 1:
                 _fail(batch[0], unavailable(error) if isinstance(error, asyncpg.QueryCanceledError) else error)
                 return
+            self._tell_retry(batch, error)
             for request in batch:
                 await self._serve(lane, [request], patience_ms=patience_ms)
         else:
@@ -213,10 +220,12 @@ class Lanes[C, R]:
             # Nobody waits for a query to be cancelled, which a frozen server would never do.
             loop = asyncio.get_running_loop()
             cut = loop.call_at(ends_at, lane.terminate)
+            began = time.monotonic_ns() if BATCH_STOP in observed else None
             try:
-                return await self._run(lane.driver, calls, patience_ms)
+                results = await self._run(lane.driver, calls, patience_ms)
             except _CONFLICTS as conflict:
                 logger.debug("a batch of %d calls is run again: %s", len(batch), conflict)
+                self._tell_retry(batch, conflict)
             except Exception as error:
                 # A driver whose connection is cut between two steps stumbles over anything.
                 if lane.is_open and not isinstance(error, LOST):
@@ -224,10 +233,22 @@ class Lanes[C, R]:
                 if loop.time() >= ends_at:
                     raise _GivenUpError from None
                 raise error if isinstance(error, LOST) else ConnectionError("the connection was cut") from error
+            else:
+                if began is not None and self._what is not None:
+                    self._tell_stop(batch, time.monotonic_ns() - began)
+                return results
             finally:
                 cut.cancel()
             await asyncio.sleep(_CONFLICT_DELAY_S)
         raise StoreUnavailableError("the database rolled the call back again and again: too many conflicts")
+
+    def _tell_stop(self, batch: list[_Request[C, R]], duration: int) -> None:
+        rows = sum([request.rows for request in batch])
+        execute(BATCH_STOP, {"what": self._what, "calls": len(batch), "rows": rows, "duration": duration})
+
+    def _tell_retry(self, batch: list[_Request[C, R]], error: Exception) -> None:
+        if BATCH_RETRY in observed and self._what is not None:
+            execute(BATCH_RETRY, {"what": self._what, "calls": len(batch), "error_type": type(error).__name__})
 
 
 async def _open(lane: Lane, ends_at: float) -> None:

@@ -143,9 +143,15 @@ def to_take_reply(row: Row) -> TakeReply | TakeRefusal:
     """Read a row of ``take``."""
     match row["reply"]:
         case "signal":
-            return GotSignal(signal_id=SignalId(row["signal_id"]), payload=row["payload"])
+            return GotSignal(
+                signal_id=SignalId(row["signal_id"]),
+                payload=row["payload"],
+                delivered_at=row["delivered_at"],
+                recorded_at=row["recorded_at"],
+                traceparent=row["traceparent"],
+            )
         case "timeout":
-            return GotTimeout(deadline_at=row["deadline_at"])
+            return GotTimeout(deadline_at=row["deadline_at"], recorded_at=row["recorded_at"])
         case "waiting":
             left: timedelta | None = row["remaining"]
             return Waiting(left=left)

@@ -3,7 +3,7 @@
 from signal_ledger_adapters.postgres.schema import Names
 
 _SNOOZE = """
-SELECT count(*) FROM ledger.snooze(
+SELECT reply FROM ledger.snooze(
     %s::bigint[], %s::bigint[], %s::text[], %s::integer[], %s::interval[], %s::text)
 """
 
@@ -13,7 +13,7 @@ _IDENTIFY = "SELECT ledger.identity()"
 
 
 def snooze_statement(names: Names) -> str:
-    """Return what puts jobs to sleep. Parameters: those of the function ``snooze``."""
+    """Return what puts jobs to sleep. Parameters and rows: those of the function ``snooze``."""
     return for_psycopg(names, _SNOOZE)
 
 

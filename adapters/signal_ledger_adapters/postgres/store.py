@@ -24,6 +24,8 @@ from signal_ledger.recorded import RecordedEvent
 from signal_ledger.recorded_job import RecordedJob
 from signal_ledger.steps import SeenStep
 from signal_ledger.stored import SCHEMA_VERSION
+from signal_ledger.telemetry.registry import observed
+from signal_ledger.telemetry.tracing import TRACES
 from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
 from signal_ledger_adapters.postgres.audit import Audit, PostgresSnapshot
@@ -57,10 +59,16 @@ FROM ledger.deliver_batch($1::integer[], $2::boolean[], $3::bigint[], $4::text[]
                           $7::text[], $8::text[], $9::text[], $10::text[], $11::integer)
 """
 
+_DELIVER_TRACED = """
+SELECT outcomes, versions, ids, reasons, jobs
+FROM ledger.deliver_traced($1::integer[], $2::boolean[], $3::bigint[], $4::text[], $5::text[], $6::bytea[],
+                           $7::text[], $8::text[], $9::text[], $10::text[], $11::integer, $12::text[])
+"""
+
 _TAKE = """
-SELECT reply, signal_id, payload, deadline_at, remaining, expected
+SELECT reply, signal_id, payload, deadline_at, remaining, expected, recorded_at, delivered_at, traceparent
 FROM ledger.take($1::bigint[], $2::bigint[], $3::text[], $4::integer[], $5::interval[], $6::boolean[], $7::boolean[],
-                 $8::integer)
+                 $8::integer, $9::boolean)
 """
 
 _LOOK = "SELECT job_id FROM ledger.look($1::bigint[], $2::bigint[])"
@@ -120,9 +128,10 @@ class PostgresStore:
         self._audit = Audit(self._asking, names.schema)
         self._deliver_sql = names.put_into(_DELIVER)
         self._deliver_one_sql = names.put_into(_DELIVER_ONE)
+        self._deliver_traced_sql = names.put_into(_DELIVER_TRACED)
         self._take_sql = names.put_into(_TAKE)
-        self._deliveries = Lanes[DeliverCall, list[DeliverReply]](prompt, self._deliver_batch, lanes=2)
-        self._takes = Lanes[Take, TakeReply | TakeRefusal](prompt, self._take_batch, lanes=2)
+        self._deliveries = Lanes[DeliverCall, list[DeliverReply]](prompt, self._deliver_batch, lanes=2, what="deliver")
+        self._takes = Lanes[Take, TakeReply | TakeRefusal](prompt, self._take_batch, lanes=2, what="take")
         self._questions = Lanes[_Question, Any](prompt, self._ask, lanes=1)
         self._look_sql = names.put_into(_LOOK)
         self._tick_sql = names.put_into(_TICK)
@@ -236,20 +245,24 @@ class PostgresStore:
         asked: list[JobId] = await self._questions.submit(look, timeout_s=_UPKEEP_TIMEOUT_S)
         return asked
 
-    async def tick(self) -> None:
+    async def tick(self) -> int:
         """Release the waits whose deadline has passed, append the ends of runs that could not be, and write blocks.
+
+        Old traces are forgotten, too. Return how many ends of runs were appended.
 
         Raises:
             StoreUnavailableError: Try again later.
             TimeoutError: The database did not answer.
         """
 
-        async def tick(connection: asyncpg.Connection) -> None:
-            await connection.fetchval(self._tick_sql, UPKEEP_ROWS_MAX)
+        async def tick(connection: asyncpg.Connection) -> int:
+            repaired: int = await connection.fetchval(self._tick_sql, UPKEEP_ROWS_MAX)
             # Behind the others, in a transaction of its own: it can wait.
             await connection.fetchval(self._write_blocks_sql, _BLOCKS_AT_ONCE)
+            return repaired
 
-        await self._questions.submit(tick, timeout_s=_UPKEEP_TIMEOUT_S)
+        repaired: int = await self._questions.submit(tick, timeout_s=_UPKEEP_TIMEOUT_S)
+        return repaired
 
     async def state(self, job_id: JobId) -> WaitState:
         return await self._audit.state(job_id)
@@ -356,7 +369,9 @@ class PostgresStore:
     async def _deliver_batch(
         self, connection: asyncpg.Connection, calls: Sequence[DeliverCall], patience_ms: int
     ) -> list[list[DeliverReply] | Exception]:
-        if len(calls) == 1 and len(calls[0].deliveries) == 1:
+        traceparents = [call.deliveries[0].traceparent for call in calls] if TRACES in observed else []
+        is_traced = any(traceparents)
+        if len(calls) == 1 and len(calls[0].deliveries) == 1 and not is_traced:
             [delivery] = calls[0].deliveries
             row = await connection.fetchrow(
                 self._deliver_one_sql,
@@ -374,7 +389,7 @@ class PostgresStore:
             return [_replies(calls[0], [row])]
         deliveries = [delivery for call in calls for delivery in call.deliveries]
         columns = await connection.fetchrow(
-            self._deliver_sql,
+            self._deliver_traced_sql if is_traced else self._deliver_sql,
             [number for number, call in enumerate(calls, 1) for _ in call.deliveries],
             *columns_of(deliveries, "is_first_try", "job_id", "signal_id", "channel"),
             [call.deliveries[0].payload for call in calls],
@@ -382,6 +397,7 @@ class PostgresStore:
             [",".join(delivery.key_ids) for delivery in deliveries],
             [delivery.source for delivery in deliveries],
             patience_ms,
+            *([traceparents] if is_traced else []),
         )
         rows = list(zip(*columns, strict=True))
         results: list[list[DeliverReply] | Exception] = []
@@ -399,6 +415,7 @@ class PostgresStore:
             self._take_sql,
             *columns_of(takes, "job_id", "execution", "channel", "ordinal", "wait_for", "in_place", "window"),
             patience_ms,
+            any(take.wants_trace for take in takes),
         )
         return [
             _unanswered(take.job_id, row["reply"]) or to_take_reply(row) for take, row in zip(takes, rows, strict=True)

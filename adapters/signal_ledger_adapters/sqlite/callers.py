@@ -15,9 +15,10 @@ from signal_ledger.arguments import type_name
 from signal_ledger.commands import Deliver
 from signal_ledger.embedded.job_row import JobRow, NewJob, inserted
 from signal_ledger.embedded.operations import InsertJobs
+from signal_ledger.instants import to_text
 from signal_ledger.names import JobId
 from signal_ledger.unit import Operation
-from signal_ledger_adapters.sqlite.rows import Columns, job_insert_columns, outbox_columns
+from signal_ledger_adapters.sqlite.rows import Columns, job_insert_columns, outbox_columns, to_json
 from signal_ledger_adapters.sqlite.statements import statement
 from signal_ledger_adapters.sqlite.unit import GivenIds, Known, SqliteUnit
 
@@ -76,6 +77,10 @@ async def store_signals(connection: object, path: Path, deliveries: Sequence[Del
             f"a power cut; got one with {_LEVELS.get(synchronous, synchronous)}"
         )
     await caller.run("outbox_store", outbox_columns(deliveries, now))
+    traceparent = deliveries[0].traceparent
+    if traceparent is not None:
+        traced = to_json([(delivery.signal_id, delivery.job_id) for delivery in deliveries])
+        await caller.run("traces_store", (traceparent, to_text(now), traced))
 
 
 class _Caller:

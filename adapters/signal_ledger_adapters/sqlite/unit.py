@@ -114,6 +114,7 @@ class SqliteUnit:
         self._changed_rows: dict[JobId, JobRow] = {}
         self._changed_steps: dict[JobId, Step] = {}
         self._noted: dict[JobId, Cause] = {}
+        self._new_traces: list[tuple[object, ...]] = []
 
     @property
     def now(self) -> datetime:
@@ -177,6 +178,9 @@ class SqliteUnit:
             steps = [step_update_columns(step) for step in self._changed_steps.values()]
             self._connection.executemany(statement("step_update"), steps)
             self._changed_steps = {}
+        if self._new_traces:
+            self._connection.executemany(statement("trace_note"), self._new_traces)
+            self._new_traces = []
 
     # The log
 
@@ -227,6 +231,16 @@ class SqliteUnit:
                 attempt=view.attempt,
                 cancel_requested=view.cancel_requested,
             )
+
+    def note_trace(self, job_id: JobId, signal_id: SignalId, traceparent: str) -> None:
+        self._new_traces.append((job_id, signal_id, traceparent, to_text(self._now)))
+
+    def take_trace(self, job_id: JobId, signal_id: SignalId) -> str | None:
+        found = self._select("trace_take", job_id, signal_id)
+        return found[0][0] if found else None
+
+    def forget_traces(self, before: datetime, limit: int) -> int:
+        return len(self._select("traces_forget", to_text(before), limit))
 
     def note_repair(self, job_id: JobId, reason: str) -> None:
         self._select("note_repair", job_id, reason)

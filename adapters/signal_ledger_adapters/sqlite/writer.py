@@ -23,6 +23,8 @@ from typing import Any
 
 from signal_ledger.errors import KeyConflict
 from signal_ledger.operations import DeliverCall
+from signal_ledger.telemetry.names import BATCH_RETRY, BATCH_STOP
+from signal_ledger.telemetry.registry import execute, observed
 from signal_ledger.unit import Operation
 from signal_ledger.upcast import NewerEventError
 from signal_ledger_adapters.sqlite.connection import unavailable_error
@@ -55,6 +57,9 @@ _PAGE_BYTES = 4096
 # How long to sleep between two tries for a write lock. SQLite's own waiting sleeps up to 100 ms at a time.
 _LOCK_DELAYS_S = (0.0002, 0.0005, 0.001, 0.001, 0.002, 0.002, 0.005)
 _LOCK_WARNING_S = 5.0
+
+_WHAT = "write"
+"""What those who listen to events are told of a batch: it holds all kinds of operations."""
 
 # What an operation may raise before it has written anything: its own refusal, no fault of its batch.
 _REFUSALS = (KeyConflict, NewerEventError)
@@ -127,6 +132,7 @@ class Writer:
         self._batch: list[_Request] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+        self._began: int | None = None
         self._commit_s = QUICK_COMMIT_S
         self._changed_pages = 0
         self._connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -283,6 +289,7 @@ class Writer:
 
     def _work(self, batch: list[_Request]) -> None:
         """Run the operations of a batch, inside of their transaction; then commit it."""
+        self._began = time.monotonic_ns() if BATCH_STOP in observed else None
         changes = self._connection.total_changes
         try:
             # Before anything is written: what cannot be kept is refused, not left unknown.
@@ -345,6 +352,8 @@ class Writer:
         if error is not None:
             self._failed(batch, error)
             return
+        if self._began is not None:
+            self._tell_stop(batch, time.monotonic_ns() - self._began)
         for request in batch:
             if request.error is not None or request.loop is not self._loop:
                 request.settle(request.result, request.error)
@@ -361,6 +370,9 @@ class Writer:
             except sqlite3.Error:
                 logger.exception("%s: a transaction could not be rolled back", self._path)
         if len(batch) > 1:
+            if BATCH_RETRY in observed:
+                told = {"what": _WHAT, "calls": len(batch), "error_type": type(error).__name__}
+                execute(BATCH_RETRY, told)
             for request in batch:
                 request.result = request.error = None
                 if isinstance(request.operation, DeliverCall):
@@ -371,6 +383,10 @@ class Writer:
             [request] = batch
             request.settle(None, self._translate(error))
         self._go_on()
+
+    def _tell_stop(self, batch: list[_Request], duration: int) -> None:
+        rows = sum([len(request.operation.job_ids) for request in batch])
+        execute(BATCH_STOP, {"what": _WHAT, "calls": len(batch), "rows": rows, "duration": duration})
 
     def _closed_error(self) -> RuntimeError:
         return RuntimeError(f"{self._path}: expected an open ledger, this one has been closed")

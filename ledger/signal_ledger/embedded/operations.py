@@ -311,6 +311,18 @@ class PruneJobs(AnyJobs):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetTraces(AnyJobs):
+    """Delete the traces of signals that were sent before an instant and that nobody has consumed since."""
+
+    before: datetime
+    limit: int
+
+    def run(self, unit: EmbeddedUnit) -> int:
+        """Return how many."""
+        return unit.forget_traces(self.before, self.limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddNode(AnyJobs):
     """Register an engine.
 

@@ -103,6 +103,10 @@ class EmbeddedUnit(LedgerUnit, Protocol):
         """Return jobs in a terminal state since before an instant."""
         ...
 
+    def forget_traces(self, before: datetime, limit: int) -> int:
+        """Keep no longer the traces that were noted before an instant; return how many those were."""
+        ...
+
     def repairs(self) -> Mapping[JobId, str]:
         """Return the jobs noted for repair, each with the cause of the missing ``closed`` event."""
         ...

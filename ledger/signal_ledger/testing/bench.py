@@ -222,6 +222,7 @@ async def take(
     wait_for: float | None = None,
     in_place: bool = False,
     window: bool = True,
+    wants_trace: bool = False,
 ) -> TakeReply | TakeRefusal:
     """Ask for the outcome of a wait, as an execution would."""
     return await bench.store.take(
@@ -233,6 +234,7 @@ async def take(
             wait_for=None if wait_for is None else timedelta(seconds=wait_for),
             in_place=in_place,
             window=window,
+            wants_trace=wants_trace,
         )
     )
 

@@ -46,7 +46,7 @@ class NextRelease:
     def __init__(self, folder):
         self._folder = folder
         self._environment = plant([], folder)
-        (folder / "adapters/signal_ledger_adapters/postgres/migrations/0004_notes.sql").write_text(_MIGRATION)
+        (folder / "adapters/signal_ledger_adapters/postgres/migrations/0005_notes.sql").write_text(_MIGRATION)
         self._change("ledger/signal_ledger/stored.py", [("SCHEMA_VERSION = 2\n", "SCHEMA_VERSION = 3\n", 1)])
         texts = {path: path.read_text() for path in sorted((folder / _FUNCTIONS).glob("*.sql"))}
         for pattern, new, expected in _RAISED:

@@ -130,7 +130,7 @@ async def test_old_processes_that_run_go_on_under_a_newer_schema_and_none_is_sta
     [[version]] = query(it.url, "SELECT version FROM signal_ledger.settings")
     query(it.url, "UPDATE signal_ledger.settings SET version = 99")
     try:
-        with pytest.raises(SchemaError, match="has version 99, this library knows 3; upgrade the library"):
+        with pytest.raises(SchemaError, match="has version 99, this library knows 4; upgrade the library"):
             async with open_ledger(it.url):
                 pass
         with pytest.raises(SchemaError, match="upgrade the library"):
@@ -207,14 +207,14 @@ async def test_l8_d1_a_server_restarts_under_the_next_release_while_old_workers_
             crashed = await crashes_once(cluster, ledger_url)
             [[old_version]] = query(ledger_url, VERSION)
             async with release.running("migrating", ledger_url) as migrating:
-                assert migrating.said == "4"
+                assert migrating.said == "5"
             migrated = query(ledger_url, VERSION) != [(old_version,)]
             if crashes != "before the migration":
                 await eventually(load.has_sent(50))
                 crashed += await crashes_once(cluster, ledger_url)
             new = await stack.enter_async_context(release.running("working", ledger_url, "new"))
             assert new.said == "schema version 3"
-            with pytest.raises(SchemaError, match="has version 4, this library knows 3; upgrade the library"):
+            with pytest.raises(SchemaError, match="has version 5, this library knows 4; upgrade the library"):
                 async with open_ledger(ledger_url):
                     pass
             before = ran_on(ledger_url)

@@ -5,12 +5,18 @@
 --   reply        signal, timeout, waiting, snooze; stale, cancel, order, newer; held, see patience of ledger.deliver
 --   signal_id, payload   of the signal
 --   deadline_at  of the timeout
---   left_s       of the live window: seconds until the wait's deadline, if it has one
+--   remaining    of the live window: how long until the wait's deadline, if it has one
 --   expected     the ordinal that is next, if the take is out of order
+--   recorded_at  when the wait ended, if that is now; NULL for one that had ended before
+--   delivered_at   when the signal was delivered, as well
+--   traceparent  the trace of who signalled, as well; if with_traces asks for it, and it is kept
 CREATE OR REPLACE FUNCTION ledger.take(
     job_ids bigint[], executions bigint[], channels text[], ordinals integer[], wait_fors interval[],
-    in_places boolean[], windows boolean[], patience integer DEFAULT NULL
-) RETURNS TABLE (reply text, signal_id text, payload bytea, deadline_at timestamptz, remaining interval, expected integer)
+    in_places boolean[], windows boolean[], patience integer DEFAULT NULL, with_traces boolean DEFAULT false
+) RETURNS TABLE (
+    reply text, signal_id text, payload bytea, deadline_at timestamptz, remaining interval, expected integer,
+    recorded_at timestamptz, delivered_at timestamptz, traceparent text
+)
 LANGUAGE plpgsql
 AS $$
 #variable_conflict use_column
@@ -29,8 +35,10 @@ DECLARE
 BEGIN
     locks := ledger.lock(job_ids, patience);
     moment := ledger.begin_writing();
+    with_traces := with_traces AND ledger.may_trace('SELECT') AND ledger.may_trace('DELETE');
     FOR here IN 1 .. cardinality(job_ids) LOOP
         signal_id := NULL; payload := NULL; deadline_at := NULL; remaining := NULL; expected := NULL;
+        recorded_at := NULL; delivered_at := NULL; traceparent := NULL;
         IF job_ids[here] = ANY (locks.held) THEN
             reply := 'held'; RETURN NEXT; CONTINUE;
         END IF;
@@ -94,6 +102,10 @@ BEGIN
                 event.delivery_version := found_event.version;
                 PERFORM ledger.save(ledger.append(state, event));
                 reply := 'signal'; signal_id := found_event.signal_id; payload := found_event.payload;
+                recorded_at := now; delivered_at := found_event.recorded_at;
+                IF with_traces THEN
+                    traceparent := ledger.take_trace(job_ids[here], found_event.signal_id);
+                END IF;
                 RETURN NEXT; CONTINUE;
             END IF;
         END IF;
@@ -101,7 +113,7 @@ BEGIN
             event.kind := 'timed_out';
             event.deadline_at := wait.deadline_at;
             PERFORM ledger.save(ledger.append(state, event));
-            reply := 'timeout'; deadline_at := wait.deadline_at;
+            reply := 'timeout'; deadline_at := wait.deadline_at; recorded_at := now;
             RETURN NEXT; CONTINUE;
         END IF;
         IF NOT windows[here] OR wait.was_snoozed THEN

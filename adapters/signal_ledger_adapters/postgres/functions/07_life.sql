@@ -276,13 +276,18 @@ BEGIN
 END;
 $$;
 
--- What is done every second, before the stager's tick. Writes nothing when nothing is due.
-CREATE OR REPLACE FUNCTION ledger.tick(most integer) RETURNS void
+-- What is done every second, before the stager's tick. Writes nothing when nothing is due. Returns how many ends of runs
+-- were appended that had been missing.
+CREATE OR REPLACE FUNCTION ledger.tick(most integer) RETURNS integer
 LANGUAGE plpgsql
 AS $$
+DECLARE
+    repaired integer;
 BEGIN
     PERFORM ledger.release_due(most);
-    PERFORM ledger.repair(most);
+    repaired := ledger.repair(most);
+    PERFORM ledger.forget_traces(most);
+    RETURN repaired;
 END;
 $$;
 
@@ -358,6 +363,6 @@ BEGIN
         RAISE EXCEPTION 'signal_ledger L1: reset is refused, the ledger''s schema was not made with testing=True';
     END IF;
     TRUNCATE ledger.events, ledger.waits, ledger.cancels, ledger.repairs, ledger.outbox, ledger.steps, ledger.edges,
-        ledger.ends, ledger.blocks;
+        ledger.ends, ledger.blocks, ledger.traces;
 END;
 $$;

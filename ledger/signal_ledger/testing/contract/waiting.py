@@ -1,14 +1,19 @@
 """Waits: promises W2 to W9."""
 
+from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from signal_ledger.decisions import (
+    GotSignal,
     GotTimeout,
     MustSnooze,
     OutOfOrder,
     Waiting,
 )
 from signal_ledger.jobs import JobState
+from signal_ledger.telemetry.tracing import following_traces
 from signal_ledger.testing.bench import Bench, take
 from signal_ledger.testing.contract.steps import asleep, executing, kinds, payload_of
 
@@ -144,7 +149,7 @@ class WaitContract:
         assert (await bench.store.state(job_id)).deadline_at == deadline
         bench.clock.advance(30.000001)
         assert await take(bench, job_id, await executing(bench, job_id), wait_for=600) == GotTimeout(
-            deadline_at=deadline
+            deadline_at=deadline, recorded_at=bench.clock()
         )
 
     async def test_w6_a_wait_without_a_deadline_never_gets_one(self, bench: Bench) -> None:
@@ -164,7 +169,9 @@ class WaitContract:
         bench.clock.advance(2)
         assert await take(bench, job_id, execution, wait_for=2, in_place=True) == Waiting(left=timedelta(0))
         bench.clock.advance(0.000001)
-        assert await take(bench, job_id, execution, wait_for=2, in_place=True) == GotTimeout(deadline_at=deadline)
+        assert await take(bench, job_id, execution, wait_for=2, in_place=True) == GotTimeout(
+            deadline_at=deadline, recorded_at=bench.clock()
+        )
         assert await kinds(bench, job_id) == ["awaited", "timed_out"]
 
     async def test_w6_a_deadline_in_place_outlives_its_execution(self, bench: Bench) -> None:
@@ -229,9 +236,45 @@ class WaitContract:
         await bench.finish(job_id, execution, JobState.RETRYABLE)
         second = await executing(bench, job_id)
         versions = len(await kinds(bench, job_id))
-        assert [await take(bench, job_id, second, ordinal=ordinal) for ordinal in (1, 2)] == first
+        timeout, signal = first
+        assert isinstance(timeout, GotTimeout)
+        assert isinstance(signal, GotSignal)
+        replayed = [replace(timeout, recorded_at=None), replace(signal, delivered_at=None, recorded_at=None)]
+        assert [await take(bench, job_id, second, ordinal=ordinal) for ordinal in (1, 2)] == replayed
         assert len(await kinds(bench, job_id)) == versions
         assert payload_of(await take(bench, job_id, second, ordinal=3)) == "later"
+
+    async def test_a_wait_that_ends_now_tells_when_its_signal_was_delivered_and_when_it_ended(
+        self, bench: Bench
+    ) -> None:
+        job_id, _ = await asleep(bench, wait_for=60)
+        bench.clock.advance(1)
+        await bench.signaller.send(job_id)
+        delivered_at = bench.clock()
+        bench.clock.advance(2.5)
+        reply = await take(bench, job_id, await executing(bench, job_id))
+        assert isinstance(reply, GotSignal)
+        assert (reply.delivered_at, reply.recorded_at) == (delivered_at, bench.clock())
+
+    @pytest.mark.parametrize("way", ["alone", "in a list"])
+    async def test_the_trace_of_who_signals_comes_to_who_asks_for_it_once(self, bench: Bench, way: str) -> None:
+        traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        job_ids = [await bench.insert() for _ in range(2)]
+        with following_traces(lambda: traceparent):
+            if way == "alone":
+                for job_id in job_ids:
+                    await bench.signaller.send(job_id)
+            else:
+                await bench.signaller.send_all(job_ids)
+        await bench.signaller.send(job_ids[0])
+        executions = [await executing(bench, job_id) for job_id in job_ids]
+        asked = []
+        # A replay has none, and a signal that was not traced has none.
+        for place, ordinal, wants_trace in ((0, 1, True), (0, 1, True), (0, 2, True), (1, 1, False), (1, 1, True)):
+            reply = await take(bench, job_ids[place], executions[place], ordinal=ordinal, wants_trace=wants_trace)
+            assert isinstance(reply, GotSignal)
+            asked.append(reply.traceparent)
+        assert asked == [traceparent, None, None, None, None]
 
     async def test_w9_an_await_out_of_turn_is_refused(self, bench: Bench) -> None:
         job_id = await bench.insert()
