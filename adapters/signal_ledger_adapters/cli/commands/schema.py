@@ -8,7 +8,7 @@ from signal_ledger_adapters.cli.settings import Settings, common_options
 
 
 @click.command("migrate", cls=Command)
-@click.argument("url", required=False)
+@click.argument("database", metavar="[URL]", required=False)
 @click.option("--oban-prefix", default="public", show_default=True, help="On PostgreSQL: the schema of Oban's tables.")
 @click.option(
     "--sql",
@@ -17,7 +17,7 @@ from signal_ledger_adapters.cli.settings import Settings, common_options
 )
 @common_options
 @click.pass_obj
-async def migrate(settings: Settings, url: str | None, *, oban_prefix: str, sql: bool) -> None:
+async def migrate(settings: Settings, database: str | None, *, oban_prefix: str, sql: bool) -> None:
     """Install or upgrade the ledger's tables.
 
     It may be run again and again, and by several at once. On PostgreSQL, Oban's tables must be there.
@@ -25,11 +25,11 @@ async def migrate(settings: Settings, url: str | None, *, oban_prefix: str, sql:
     import signal_ledger
     from signal_ledger_adapters.cli.views import MIGRATED
 
-    schema = settings.schema or "signal_ledger"
+    schema = "signal_ledger" if settings.schema is None else settings.schema
     if sql:
         click.echo(signal_ledger.migration_sql(schema=schema, oban_prefix=oban_prefix), nl=False)
         return
-    settings.url = url or settings.url
+    settings.url = database or settings.url
     version = await signal_ledger.migrate(settings.database, schema=schema, oban_prefix=oban_prefix)
     settings.writer().record(MIGRATED, {"version": version})
 
