@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the core and of all public names: each runs as it stands, in an empty folder."""
+"""The examples in the docstrings of the core, the command line and all public names: each runs in an empty folder."""
 
 import doctest
 import inspect
@@ -9,6 +9,7 @@ import pytest
 
 import signal_ledger
 from signal_ledger import testing
+from signal_ledger_adapters import cli
 from signal_ledger_adapters import testing as kit
 
 MODULES = [signal_ledger] + [
@@ -16,7 +17,7 @@ MODULES = [signal_ledger] + [
     for name in sorted(
         {
             found.name
-            for package in (signal_ledger, kit)
+            for package in (signal_ledger, kit, cli)
             for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
         }
         | set(signal_ledger._HOMES.values())

@@ -97,8 +97,8 @@ def told(event: Event, when: When, numbers: Mapping[int, int] | None = None) -> 
         case Closed():
             if event.execution == NO_EXECUTION:
                 return f"{event.cause.value} before it was ever executed"
-            by = "" if numbers is None else f" by execution {numbers[event.execution]},"
-            return f"{event.cause.value}{by} attempt {event.attempt}"
+            by = "" if numbers is None else f" by execution {numbers[event.execution]}"
+            return f"{event.cause.value}{by}, attempt {event.attempt}"
         case Planned() | Released() | Skipped() | Cascaded():
             return _step(event)
         case _:

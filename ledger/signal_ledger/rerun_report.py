@@ -70,7 +70,7 @@ class ReplayedAwait:
     def _outcome(self) -> str:
         match self.got:
             case Got.SIGNAL | Got.UNREADABLE:
-                source = "" if self.source is None else f" from {self.source}"
+                source = "" if self.source is None else f" from {_one_line(self.source)}"
                 unreadable = ", whose payload cannot be read: PayloadError" if self.got is Got.UNREADABLE else ""
                 events = f"sent in event {self.delivery_version}, consumed in event {self.version}"
                 return f"signal {self.signal_id}{source} ({events}){unreadable}"
@@ -208,6 +208,11 @@ class RerunReport:
         if self.cause is None:
             return "the run has not ended"
         return f"the run ended as {self.cause.value} (event {self.cause_version})"
+
+
+def _one_line(text: str) -> str:
+    """Quote a text that would break the line, or that a terminal would obey."""
+    return text if text.isprintable() else repr(text)
 
 
 def await_name(channel: str | None, ordinal: int) -> str:

@@ -76,7 +76,8 @@ class Stats:
         delivered: How many signals were delivered, by what that did at once.
         consumed: How many waits ended with a signal.
         timed_out: How many waits ended without one.
-        late: How many signals came after the deadline of the wait that they could have ended.
+        late: How many signals came after the deadline of the wait that they could have ended: one that no signal before
+            them had ended.
         time_to_decision: From the beginning of a wait to the signal that ended it. A wait whose signal was there
             before it began is not among them.
         time_to_resume: From that signal to its consumption: how long the job took to go on.
@@ -101,6 +102,8 @@ class _Wait:
     ordinal: int
     begun_at: datetime
     deadline_at: datetime | None
+    is_decided: bool = False
+    """Whether a signal came in time, though it may not be consumed yet."""
 
 
 class Tally:
@@ -177,16 +180,18 @@ class Tally:
 
     def _deliver(self, event: Delivered, at: datetime, *, counts: bool) -> None:
         self._pending[event.signal_id] = at
-        if not counts:
-            return
-        self._delivered[event.outcome] += 1
-        self._late += self._is_late(event.channel, at)
+        is_late = self._is_late(event.channel, at)
+        if counts:
+            self._delivered[event.outcome] += 1
+            self._late += is_late
 
     def _is_late(self, channel: str, at: datetime) -> bool:
+        """Tell whether a signal is late, and if it is not, remember that it decides the wait."""
         wait = self._waits.get(channel)
         if wait is None:
             return channel in self._timed_out_on
-        return wait.deadline_at is not None and at > wait.deadline_at
+        wait.is_decided = wait.is_decided or wait.deadline_at is None or at <= wait.deadline_at
+        return not wait.is_decided
 
     def _consume(self, event: Consumed, at: datetime, *, counts: bool) -> None:
         delivered_at = self._pending.pop(event.signal_id, None)

@@ -17,7 +17,7 @@ from signal_ledger.rerun_report import RerunReport
 _NOT_OURS = ("asyncio.*", "signal_ledger.*", "signal_ledger_adapters.*", "contextlib", "selectors")
 
 
-def load_worker(path: str) -> type:
+def load_worker(path: str) -> type[Any]:
     """Import a worker: ``app.workers.Approval`` or ``app.workers:Approval``.
 
     Raises:
@@ -28,11 +28,6 @@ def load_worker(path: str) -> type:
     if not home:
         raise LookupError(f"expected the path of a worker, such as app.workers.Approval, got {path!r}")
     try:
-        import_module(home)
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != home.partition(".")[0]:
-            raise LookupError(f"the module {home} cannot be imported: {error}") from error
-    try:
         found: object = getattr(import_module(home), name, None)
         if isinstance(found, type) and hasattr(found, "process"):
             return found
@@ -42,7 +37,7 @@ def load_worker(path: str) -> type:
         raise LookupError(f"found no worker {path!r}: {type(error).__name__}: {error}") from error
 
 
-def debugged(worker: type, work: Callable[[], Coroutine[Any, Any, RerunReport]]) -> RerunReport:
+def debugged(worker: type[Any], work: Callable[[], Coroutine[Any, Any, RerunReport]]) -> RerunReport:
     """Rerun a worker in the debugger: it stops where `process` begins, and again where it raised.
 
     Raises:
@@ -51,14 +46,14 @@ def debugged(worker: type, work: Callable[[], Coroutine[Any, Any, RerunReport]])
     code = inspect.unwrap(attrgetter("process")(worker)).__code__
     reports: list[RerunReport] = []
 
-    async def run() -> None:
-        reports.append(await work())
+    def run() -> None:
+        reports.append(asyncio.run(work()))
 
     debugger = pdb.Pdb(skip=_NOT_OURS, nosigint=True)
     # As ``python -m pdb -c`` does it.
     debugger.rcLines.extend([f"tbreak {code.co_filename}:{_first_line(code)}", "continue"])
     # Returns when the debugger is left, too.
-    debugger.runcall(asyncio.run, run())
+    debugger.runcall(run)
     if not reports:
         raise BdbQuit
     [report] = reports

@@ -1,5 +1,6 @@
 """How the program ends: its exit statuses, and which error ends it with which."""
 
+import sqlite3
 from enum import IntEnum
 
 PROGRAM = "signal-ledger"
@@ -19,13 +20,20 @@ class Exit(IntEnum):
     CONFLICT = 4
     """The key of a signal belongs to another signal; nothing was written."""
     TIMED_OUT = 5
-    """The database did not answer in time. For a signal: whether it is stored is not known."""
+    """The database did not answer in time, or is locked. The message says if a signal may have been stored."""
     UNUSABLE = 6
     """The database cannot be used: it is not there, not reachable, damaged, or holds no ledger of this version."""
     INTERRUPTED = 130
     """Ctrl-C."""
     CLOSED_PIPE = 141
     """Whoever read the output went away, as ``head`` does."""
+
+
+def escaped(text: str) -> str:
+    """Escape what a terminal would obey, but for the ends of lines: names and sources may hold anything."""
+    from signal_ledger_adapters.timeline import printable
+
+    return "\n".join(map(printable, text.splitlines()))
 
 
 class Failure(Exception):  # noqa: N818 - named for the situation
@@ -62,7 +70,7 @@ def failure_of(error: Exception) -> Failure | None:  # noqa: PLR0911 - a row for
         case TimeoutError():
             return Failure(str(error) or "the database did not answer in time", Exit.TIMED_OUT)
         case SchemaError() | StoreUnavailableError():
-            return Failure(str(error), Exit.UNUSABLE)
+            return Failure(str(error), Exit.TIMED_OUT if _is_of_lock(error.__cause__) else Exit.UNUSABLE)
         case LookupError() if type(error) is LookupError:
             return Failure(str(error), Exit.NOT_FOUND)
         case ValueError():
@@ -74,6 +82,11 @@ def failure_of(error: Exception) -> Failure | None:  # noqa: PLR0911 - a row for
             return Failure(_of_driver(error), Exit.UNUSABLE)
         case _:
             return None
+
+
+def _is_of_lock(cause: BaseException | None) -> bool:
+    code = getattr(cause, "sqlite_errorcode", None)
+    return isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _is_of_driver(error: Exception) -> bool:

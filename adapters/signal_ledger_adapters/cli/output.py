@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from signal_ledger_adapters.cli import words
+from signal_ledger_adapters.cli.exits import escaped
 from signal_ledger_adapters.cli.formats import Array, Csv, Lines, Rows, write_object
 from signal_ledger_adapters.cli.views import Field, Row, View
 from signal_ledger_adapters.timeline import STYLES, When, printable
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 _SIZE = (120, 24)
 """Of what is no terminal, unless COLUMNS says otherwise."""
+
+_FOLDED_MIN = 12
+"""Columns are not folded narrower."""
+
+_PADDING = 2
+"""Between columns."""
 
 _ZONES = {"local": None, "utc": UTC}
 
@@ -130,7 +137,7 @@ class Output:
         match self.form:
             case "table":
                 texts = {field.key: self.text(field, row) for field in fields} | dict(told or {})
-                self._pairs([(field.heading, texts[field.key]) for field in fields if field.heading is not None])
+                self.pairs([(field.heading, texts[field.key]) for field in fields])
             case "json":
                 write_object(self._stream, fields, row)
             case _:
@@ -141,15 +148,20 @@ class Output:
 
     def say(self, text: "str | Text") -> None:
         """Write something for people, folded where the terminal ends."""
-        self.console().print(text, markup=False)
+        self.console().print(escaped(text) if isinstance(text, str) else text, markup=False)
 
     def console(self) -> "Console":
         """Return the terminal, or what stands for one."""
         from rich.console import Console
 
+        class Terminal(Console):
+            def on_broken_pipe(self) -> None:
+                # Rich's own way would end the program with a status that stands for something else.
+                raise BrokenPipeError
+
         # Rich itself would take a dumb terminal for one of 80 columns.
         width, height = shutil.get_terminal_size(_SIZE)
-        return Console(file=self._stream, width=width, height=height, highlight=False)
+        return Terminal(file=self._stream, width=width, height=height, highlight=False)
 
     def text(self, field: Field, row: Row) -> str:
         """Tell a value to people."""
@@ -184,39 +196,65 @@ class Output:
             case _:
                 return _Table(self, fields) if line is None else _TableOfLines(self.console(), line)
 
-    def _pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
+    def pairs(self, pairs: Sequence[tuple[str | None, str]]) -> None:
+        """Write headings, each with its value; those without are left out."""
         table = _new_table(show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for heading, text in pairs:
-            if text:
+            if heading is not None and text:
                 table.add_row(heading, styled(text))
         self.console().print(table)
 
 
 class _Table:
-    """All rows as one table, which is written in the end: only then it is known how wide its columns are."""
+    """All rows as one table, which is written in the end: only then it is known how wide its columns are.
+
+    Where they do not fit, each row is a table of its own, with a line for each value.
+    """
 
     def __init__(self, output: Output, fields: Sequence[Field]) -> None:
         self._output = output
         self._fields = [field for field in fields if field.heading is not None]
-        self._table = _new_table()
+        self._rows: list[list[str]] = []
+
+    def add(self, row: Row) -> None:
+        self._rows.append([self._output.text(field, row) for field in self._fields])
+
+    def end(self) -> None:
+        console = self._output.console()
+        if not self._rows:
+            click.echo("none", err=True)
+        elif self._width() <= console.width:
+            console.print(self._table())
+        else:
+            for place, texts in enumerate(self._rows):
+                if place:
+                    console.print()
+                self._output.pairs([(field.heading, text) for field, text in zip(self._fields, texts, strict=True)])
+
+    def _table(self) -> "Table":
+        table = _new_table()
         for field in self._fields:
-            self._table.add_column(
+            table.add_column(
                 field.heading or "",
                 justify="right" if field.right else "left",
                 no_wrap=not field.wraps,
                 overflow="fold",
             )
+        for texts in self._rows:
+            table.add_row(*[styled(text) for text in texts])
+        return table
 
-    def add(self, row: Row) -> None:
-        self._table.add_row(*[styled(self._output.text(field, row)) for field in self._fields])
+    def _width(self) -> int:
+        """Return how wide a terminal must be for all columns."""
+        from rich.cells import cell_len
 
-    def end(self) -> None:
-        if self._table.row_count:
-            self._output.console().print(self._table)
-        else:
-            click.echo("none", err=True)
+        needed = 0
+        for field, *texts in zip(self._fields, *self._rows, strict=True):
+            widest = max(cell_len(text) for text in (field.heading or "", *texts))
+            needed += (min(widest, _FOLDED_MIN) if field.wraps else widest) + _PADDING
+        return needed - _PADDING
 
 
 class _TableOfLines:
@@ -250,4 +288,4 @@ def styled(text: str) -> "Text":
 def _new_table(*, show_header: bool = True) -> "Table":
     from rich.table import Table
 
-    return Table(box=None, show_header=show_header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    return Table(box=None, show_header=show_header, header_style="bold", pad_edge=False, padding=(0, _PADDING, 0, 0))

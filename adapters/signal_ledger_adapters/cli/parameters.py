@@ -59,7 +59,8 @@ class JobId(click.ParamType[int]):
         try:
             number = int(value)
         except ValueError:
-            self.fail(f"expected the id of a job, a number, got {value!r}", param, ctx)
+            # It is not quoted: it may be a part of a payload that the shell has split.
+            self.fail("expected the id of a job, which is a number", param, ctx)
         if not -(2**63) <= number < 2**63:
             self.fail("expected the id of a job, of 64 bits, got a larger number", param, ctx)
         return number
@@ -96,17 +97,17 @@ def parse_payload(text: str) -> object:
     """
     if not text.startswith("@"):
         return _parse_json(text, "the argument")
-    if text == "@-":
-        return _parse_json(sys.stdin.read(), "standard input")
     path = text[1:]
+    where = "standard input" if path == "-" else path
     try:
-        return _parse_json(Path(path).read_text(encoding="utf-8"), path)
+        read = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return _parse_json(read.decode(), where)
     except OSError as error:
         raise click.BadParameter(
-            f"expected @FILE with a file that can be read, got {path}: {error.strerror}", param_hint=_PAYLOAD
+            f"expected @FILE with a file that can be read, got {where}: {error.strerror}", param_hint=_PAYLOAD
         ) from None
     except UnicodeDecodeError:
-        raise click.BadParameter(f"expected JSON in UTF-8 in {path}", param_hint=_PAYLOAD) from None
+        raise click.BadParameter(f"expected JSON in UTF-8 in {where}", param_hint=_PAYLOAD) from None
 
 
 def _parse_json(text: str, where: str, option: str = _PAYLOAD) -> object:

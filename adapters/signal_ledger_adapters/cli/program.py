@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from signal_ledger_adapters.cli.exits import PROGRAM
-from signal_ledger_adapters.cli.running import Command, set_up_logging
+from signal_ledger_adapters.cli.running import Command
 from signal_ledger_adapters.cli.settings import Settings, common_options
 
 _HOME = "signal_ledger_adapters.cli.commands"
@@ -64,16 +64,14 @@ class Program(click.Group):
     epilog="Exit statuses: 0 ok, 1 finding, 2 wrong call, 3 not found, 4 conflict, 5 timed out, 6 database unusable.",
 )
 @click.version_option(version("signal-ledger"), prog_name=PROGRAM)
-@click.option("-v", "--verbose", count=True, help="Say more on standard error; twice for all that there is.")
 @common_options
 @click.pass_context
-def program(context: click.Context, verbose: int) -> None:
+def program(context: click.Context) -> None:
     """Ask, audit and answer jobs that wait for signals.
 
     Options that stand before a command may stand behind it as well.
     """
     context.ensure_object(Settings)
-    set_up_logging(verbose)
 
 
 def main() -> Any:  # noqa: ANN401 - click ends the program

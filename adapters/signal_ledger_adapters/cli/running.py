@@ -12,7 +12,11 @@ from typing import Any
 
 import click
 
-from signal_ledger_adapters.cli.exits import PROGRAM, Exit, Failure, failure_of
+from signal_ledger_adapters.cli.exits import PROGRAM, Exit, Failure, escaped, failure_of
+from signal_ledger_adapters.cli.settings import Settings
+
+_ALL = 2
+"""How verbose one must be to be told what libraries do."""
 
 
 class Command(click.Command):
@@ -20,6 +24,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in click
         """Run it, and end the program with its status."""
+        set_up_logging(ctx.ensure_object(Settings).verbosity)
         try:
             status = super().invoke(ctx)
             if iscoroutine(status):
@@ -41,7 +46,7 @@ class Command(click.Command):
 
 
 def _tell(failure: Failure) -> Exit:
-    click.echo(f"{PROGRAM}: {failure}", err=True)
+    click.echo(f"{PROGRAM}: {escaped(str(failure))}", err=True)
     return failure.status
 
 
@@ -73,20 +78,21 @@ def set_up_logging(verbosity: int) -> None:
     logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
     # They speak of each step, and of values.
     for name in ("sqlalchemy", "aiosqlite", "asyncio", "psycopg"):
-        logging.getLogger(name).setLevel(max(level, logging.INFO))
+        logging.getLogger(name).setLevel(logging.WARNING if verbosity < _ALL else logging.INFO)
 
 
 @contextmanager
-def progress_bar(what: str) -> Generator[Callable[[int, int | None], None], None, None]:
+def progress_bar(what: str, *, hidden: bool = False) -> Generator[Callable[[int, int | None], None], None, None]:
     """Show a bar on standard error, if that is a terminal, and remove it in the end.
 
     Args:
         what: What is being done.
+        hidden: Whether there is to be none, since what is done is itself seen there.
 
     Yields:
         Is to be told how much is done, and of how much if that is known.
     """
-    if not sys.stderr.isatty():
+    if hidden or not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
     from rich.console import Console
@@ -99,6 +105,7 @@ def progress_bar(what: str) -> Generator[Callable[[int, int | None], None], None
         TextColumn("{task.completed:,}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Rich would take standard output for its own and send it to its console: to standard error.
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=None if total is None else max(done, total))

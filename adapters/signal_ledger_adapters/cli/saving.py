@@ -17,11 +17,18 @@ def whole_file(path: str | os.PathLike[str]) -> Generator[TextIO, None, None]:
     """Open a file for writing that takes its place when all is written, and leaves none behind if something fails.
 
     Raises:
+        ValueError: There can be no such file.
         OSError: It cannot be written.
     """
-    target = Path(path)
-    # mkstemp: for its owner's eyes alone, as what may hold payloads should be.
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    # Resolved: a link stays one.
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise ValueError(f"expected a file that can be replaced, got {path}, which is none")
+    try:
+        # mkstemp: for its owner's eyes alone, as what may hold payloads should be.
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise ValueError(f"expected a file in a folder that can be written, got {path}: {error.strerror}") from error
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
             yield stream

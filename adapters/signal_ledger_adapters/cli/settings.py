@@ -32,6 +32,7 @@ class Settings:
         timeout: How long each answer of the database is waited for, in seconds.
         output: How to write the answer; None depends on whether it goes to a terminal.
         times: How to write instants in tables.
+        verbosity: How much to say on standard error: 0 for warnings, 1 for more, 2 for all that there is.
     """
 
     url: str | None = None
@@ -39,6 +40,7 @@ class Settings:
     timeout: float = TIMEOUT_S
     output: str | None = None
     times: str = "local"
+    verbosity: int = 0
 
     @property
     def database(self) -> str:
@@ -79,13 +81,26 @@ def _keep(context: click.Context, parameter: click.Parameter, value: object) -> 
         setattr(context.ensure_object(Settings), str(parameter.name), value)
 
 
+def _be_verbose(context: click.Context, _parameter: click.Parameter, value: int) -> None:
+    settings = context.ensure_object(Settings)
+    settings.verbosity += value
+
+
 def _option[F: Callable[..., Any]](*names: str, **attributes: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own
     return click.option(*names, callback=_keep, expose_value=False, **attributes)
 
 
 def database_options[F: Callable[..., Any]](function: F) -> F:
-    """Add the options that say which database."""
+    """Add the options that say which database, and how much to say about it."""
     for option in (
+        click.option(
+            "-v",
+            "--verbose",
+            count=True,
+            callback=_be_verbose,
+            expose_value=False,
+            help="Say more on standard error; twice for all that there is.",
+        ),
         _option(
             "--timeout",
             type=click.FloatRange(0, min_open=True),

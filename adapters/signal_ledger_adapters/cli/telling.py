@@ -1,14 +1,18 @@
 """Events in words, as rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from signal_ledger.history import ReplayStep
 from signal_ledger.instants import to_text
 from signal_ledger.recorded import RecordedEvent
-from signal_ledger_adapters.cli.output import Output
-from signal_ledger_adapters.cli.rows import by_channel, of_payload, of_state
+from signal_ledger_adapters.cli.output import Output, payload_text, styled
+from signal_ledger_adapters.cli.rows import by_channel, of_event, of_payload, of_state
 from signal_ledger_adapters.cli.views import Row
-from signal_ledger_adapters.timeline import execution_numbers, told
+from signal_ledger_adapters.timeline import KIND_WIDTH, execution_numbers, told
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 class Teller:
@@ -48,3 +52,29 @@ class Teller:
             "pending": by_channel(step.state.pending),
             "state": state,
         }
+
+
+def event_row(recorded: RecordedEvent, output: Output) -> Row:
+    """Return the row of an event; for people with the event itself, which `event_line` tells in words."""
+    row = of_event(recorded, payloads=output.payloads)
+    return row | {"event": recorded.event} if output.is_table else row
+
+
+def event_line(output: Output) -> "Callable[[Row], Text] | None":
+    """Return what tells an event of any job on a line; None if programs read the answer."""
+    if not output.is_table:
+        return None
+    from rich.text import Text
+
+    when = output.precisely
+
+    def line(row: Row) -> Text:
+        kind = styled(row["kind"].value)
+        kind.pad_right(KIND_WIDTH - len(kind))
+        return Text.assemble(
+            f"{when(row['recorded_at'])}  job {row['job_id']:<6} #{row['version']:<3} ",
+            kind,
+            f"  {told(row['event'], when)}{payload_text(row)}",
+        )
+
+    return line

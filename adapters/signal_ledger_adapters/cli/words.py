@@ -2,6 +2,7 @@
 
 from datetime import date, datetime, tzinfo
 from itertools import pairwise
+from math import inf
 
 from signal_ledger_adapters.timeline import When
 
@@ -12,15 +13,20 @@ def duration(seconds: float) -> str:
     """Tell a duration with its two largest units.
 
     >>> duration(0.0421), duration(75), duration(7_380), duration(200_000)
-    ('0.042 s', '1 min 15 s', '2 h 3 min', '2 d 7 h')
+    ('0.042 s', '1 min 15 s', '2 h 3 min', '2 d 8 h')
     """
+    seconds = round(seconds, 3)
     if seconds < 60:
         return f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
-    units = [*_STEPS, (1, "s")]
-    for (size, unit), (smaller, smaller_unit) in pairwise(units):
+    larger = inf
+    for (size, unit), (smaller, smaller_unit) in pairwise([*_STEPS, (1, "s")]):
         if seconds >= size:
             many, rest = divmod(round(seconds / smaller), size // smaller)
+            if many * size >= larger:
+                # Rounded up, it is one of the larger unit.
+                return duration(many * size)
             return f"{many} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+        larger = size
     raise AssertionError(seconds)
 
 
@@ -32,6 +38,7 @@ def clock(zone: tzinfo | None, *, day: date | None = None, milliseconds: bool = 
         day: A day of which the date is left out.
         milliseconds: Whether to tell them.
 
+    >>> from datetime import UTC
     >>> clock(UTC)(datetime(2026, 11, 23, 12, 30, 0, 5000, tzinfo=UTC))
     '2026-11-23 12:30:00.005'
     """
@@ -48,6 +55,7 @@ def clock(zone: tzinfo | None, *, day: date | None = None, milliseconds: bool = 
 def since(first: datetime) -> When:
     """Return what tells how long after another one an instant is.
 
+    >>> from datetime import UTC
     >>> since(datetime(2026, 11, 23, tzinfo=UTC))(datetime(2026, 11, 23, 0, 2, tzinfo=UTC))
     '+2 min'
     """
@@ -62,12 +70,13 @@ def since(first: datetime) -> When:
 def beside(now: datetime) -> When:
     """Return what tells how long ago an instant is, or how far ahead.
 
+    >>> from datetime import UTC
     >>> beside(datetime(2026, 11, 23, tzinfo=UTC))(datetime(2026, 11, 22, 22, tzinfo=UTC))
     '2 h ago'
     """
 
     def tell(instant: datetime) -> str:
         seconds = (instant - now).total_seconds()
-        return f"in {duration(seconds)}" if seconds > 0 else f"{duration(-seconds)} ago"
+        return f"in {duration(seconds)}" if seconds > 0 else f"{duration(abs(seconds))} ago"
 
     return tell

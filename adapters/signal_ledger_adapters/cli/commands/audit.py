@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from signal_ledger_adapters.cli.exits import escaped
 from signal_ledger_adapters.cli.paging import limit_options, write_pages
 from signal_ledger_adapters.cli.parameters import AGO, AHEAD, JOB, channel_option
 from signal_ledger_adapters.cli.running import Command
@@ -78,13 +79,14 @@ async def timeline(settings: Settings, job: int, *, payloads: bool) -> None:
 @click.pass_obj
 async def history(settings: Settings, job: int, *, save: str | None, payloads: bool) -> None:
     """Show the events of a job with all columns, or save them."""
-    from signal_ledger_adapters.cli.rows import of_event
+    from signal_ledger_adapters.cli.telling import event_line, event_row
     from signal_ledger_adapters.cli.views import EVENTS, SAVED
 
     found = await _history(settings, job)
     output = settings.writer(payloads=payloads)
     if save is None:
-        await output.rows(EVENTS, [of_event(recorded, payloads=payloads) for recorded in found])
+        rows = [event_row(recorded, output) for recorded in found]
+        await output.rows(EVENTS, rows, line=event_line(output))
         return
     from signal_ledger_adapters.cli.saving import save_history
 
@@ -127,7 +129,7 @@ async def require_job(ledger: "Ledger", job: int) -> None:
     row = (await ledger.export(job)).job
     if row is None:
         raise LookupError(f"there is no job {job}, and the log has no events of it")
-    click.echo(f"job {job} has no events yet: {row.worker}, {row.state}", err=True)
+    click.echo(f"job {job} has no events yet: {escaped(row.worker)}, {row.state}", err=True)
 
 
 def _heading(history: "History", day: str | None) -> str:

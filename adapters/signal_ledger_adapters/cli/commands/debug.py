@@ -117,7 +117,7 @@ async def _export(settings: Settings, job: int) -> "History":
     return found
 
 
-def _worker(history: "History", path: str | None) -> type:
+def _worker(history: "History", path: str | None) -> type[Any]:
     """Find the worker's class.
 
     Raises:

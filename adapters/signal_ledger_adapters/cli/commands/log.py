@@ -1,5 +1,6 @@
 """``events``, ``tail`` and ``export``: the log itself."""
 
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,9 @@ from signal_ledger_adapters.cli.running import Command, progress_bar
 from signal_ledger_adapters.cli.settings import Settings, common_options, database_options, payload_flag
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from signal_ledger import Ledger, RecordedEvent
     from signal_ledger_adapters.cli.output import Output
-    from signal_ledger_adapters.cli.views import Row, View
+    from signal_ledger_adapters.cli.views import View
 
 _FURTHER_BACK_S = (*[10 * 8**step for step in range(8)], None)
 """How far back the last events are looked for: from ten seconds to half a year, then everywhere."""
@@ -96,11 +95,13 @@ async def export(settings: Settings, /, *, form: str, file: str | None, payloads
     They come in the order of the log, with all their columns.
     """
     from signal_ledger_adapters.cli.output import Output
+    from signal_ledger_adapters.cli.rows import of_event
     from signal_ledger_adapters.cli.saving import whole_file
 
-    with progress_bar("exporting") as told:
+    with progress_bar("exporting", hidden=file is None and sys.stdout.isatty()) as told:
         async with settings.open() as ledger:
-            rows = _rows(_counted(ledger.events(**filters), lambda done: told(done, None)), payloads=payloads)
+            found = _counted(ledger.events(**filters), lambda done: told(done, None))
+            rows = (of_event(recorded, payloads=payloads) async for recorded in found)
             if file is None:
                 await Output(form, "utc", payloads=payloads).rows(_view(), rows)
                 return
@@ -110,45 +111,16 @@ async def export(settings: Settings, /, *, form: str, file: str | None, payloads
 
 
 async def _write(output: "Output", found: "AsyncIterator[RecordedEvent]", *, at_once: bool = False) -> None:
-    await output.rows(
-        _view(), _rows(found, payloads=output.payloads, told=output.is_table), line=_line(output), at_once=at_once
-    )
+    from signal_ledger_adapters.cli.telling import event_line, event_row
+
+    rows = (event_row(recorded, output) async for recorded in found)
+    await output.rows(_view(), rows, line=event_line(output), at_once=at_once)
 
 
 def _view() -> "View":
     from signal_ledger_adapters.cli.views import EVENTS
 
     return EVENTS
-
-
-async def _rows(
-    found: "AsyncIterator[RecordedEvent]", *, payloads: bool, told: bool = False
-) -> "AsyncGenerator[Row, None]":
-    from signal_ledger_adapters.cli.rows import of_event
-
-    async for recorded in found:
-        # People get the event itself in words.
-        yield of_event(recorded, payloads=payloads) | ({"event": recorded.event} if told else {})
-
-
-def _line(output: "Output") -> "Callable[[Row], Text]":
-    from rich.text import Text
-
-    from signal_ledger_adapters.cli.output import payload_text, styled
-    from signal_ledger_adapters.timeline import KIND_WIDTH, told
-
-    when = output.precisely
-
-    def line(row: "Row") -> Text:
-        kind = styled(row["kind"].value)
-        kind.pad_right(KIND_WIDTH - len(kind))
-        return Text.assemble(
-            f"{when(row['recorded_at'])}  job {row['job_id']:<6} #{row['version']:<3} ",
-            kind,
-            f"  {told(row['event'], when)}{payload_text(row)}",
-        )
-
-    return line
 
 
 async def _first(
@@ -184,4 +156,10 @@ async def _last(ledger: "Ledger", lines: int, filters: dict[str, Any]) -> "list[
             last.append(recorded)
         if len(last) == lines:
             break
-    return list(last)
+    if not last:
+        return []
+    # What was recorded earlier may stand behind the first of them all the same: clocks step, and transactions overlap.
+    exact = deque([last[0]], maxlen=lines)
+    async for recorded in ledger.events(after=last[0].cursor, **filters):
+        exact.append(recorded)
+    return list(exact)

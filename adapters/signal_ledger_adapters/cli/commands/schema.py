@@ -25,7 +25,7 @@ async def migrate(settings: Settings, database: str | None, *, oban_prefix: str,
     import signal_ledger
     from signal_ledger_adapters.cli.views import MIGRATED
 
-    schema = settings.schema or "signal_ledger"
+    schema = "signal_ledger" if settings.schema is None else settings.schema
     if sql:
         click.echo(signal_ledger.migration_sql(schema=schema, oban_prefix=oban_prefix), nl=False)
         return

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from signal_ledger_adapters.cli.exits import Exit
+from signal_ledger_adapters.cli.exits import Exit, escaped
 from signal_ledger_adapters.cli.parameters import parse_payload
 from signal_ledger_adapters.cli.running import Command
 from signal_ledger_adapters.cli.sending import send, signal_options
@@ -68,7 +68,7 @@ async def graph(settings: Settings, id: str, *, form: str | None) -> None:  # no
         seen = await ledger.steps(id)
     output = settings.writer()
     if form is not None:
-        click.echo(loaded.graph() if form == "mermaid" else dot(seen))
+        click.echo(escaped(loaded.graph() if form == "mermaid" else dot(seen)))
     elif output.is_table and (drawn := tree(seen)) is not None:
         output.console().print(drawn)
     else:
@@ -92,13 +92,15 @@ async def signal(
 ) -> Exit:
     """Deliver a signal to steps by their names: to all of them, or to none."""
     from signal_ledger import Workflow
+    from signal_ledger_adapters.timeline import printable
 
     body = parse_payload(payload)
     async with settings.open(read_only=False) as ledger:
         loaded = await Workflow.load(id, via=ledger)
         unknown = [step for step in steps if step not in loaded.job_ids]
         if unknown:
-            raise LookupError(f"workflow {id}: there is no step {unknown[0]!r}; there are {', '.join(loaded.job_ids)}")
+            known = ", ".join(map(printable, loaded.job_ids))
+            raise LookupError(f"workflow {id}: there is no step {unknown[0]!r}; there are {known}")
         return await send(settings, loaded, list(steps), payload=body, channel=channel, key=key, source=source)
 
 

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from signal_ledger.events import Kind
 from signal_ledger.evolve import fold
 from signal_ledger.jobs import JobState
@@ -12,6 +14,7 @@ from signal_ledger.ledger import Ledger
 from signal_ledger.plan import Plan
 from signal_ledger.ports import EventFilter
 from signal_ledger.recorded import RecordedEvent
+from signal_ledger.stats import Durations
 from signal_ledger.testing.bench import Bench, take
 from signal_ledger.testing.contract.steps import asleep, executing, kinds
 from signal_ledger.verify import Progress
@@ -31,6 +34,51 @@ class LogContract:
         assert await bench.store.rebuild() == 2
         assert [await bench.store.state(job_id) for job_id in job_ids] == before
         assert (await Ledger(bench.store, None).verify()).ok
+
+    async def test_l3_rebuilding_tells_how_far_it_is_and_ends_where_that_raises(self, bench: Bench) -> None:
+        job_ids = [(await asleep(bench, wait_for=60))[0] for _ in range(3)]
+        told: list[int] = []
+        ledger = Ledger(bench.store, bench.signaller._sender)  # noqa: SLF001 - any sender: a reader may not rebuild
+        assert await ledger.rebuild(progress=told.append) == 3
+        assert told == sorted(told)
+        assert told[-1] == 3
+
+        def stop(done: int) -> None:
+            raise InterruptedError(done)
+
+        with pytest.raises(InterruptedError):
+            await ledger.rebuild(progress=stop)
+        assert [(await ledger.state(job_id)).status for job_id in job_ids] == ["snoozed"] * 3
+        assert (await ledger.verify()).ok
+
+    async def test_figures_tell_how_long_decisions_take_what_timed_out_and_what_was_late(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        begin = bench.clock()
+        decided, _ = await asleep(bench, wait_for=60)
+        bench.clock.advance(30)
+        await bench.signaller.send(decided, "yes")
+        bench.clock.advance(2)
+        await take(bench, decided, await executing(bench, decided), wait_for=60)
+        failed, _ = await asleep(bench, wait_for=60, channel="c")
+        bench.clock.advance(61)
+        await bench.signaller.send(failed, "too late", channel="c")
+        await take(bench, failed, await executing(bench, failed), channel="c", wait_for=60)
+        bench.clock.advance(1)
+        open_for_longest, _ = await asleep(bench, channel="c")
+        await asleep(bench)
+        found = await ledger.stats()
+        assert (found.events, found.streams) == (12, 4)
+        assert (found.delivered, found.consumed, found.timed_out, found.late) == ({"woken": 1, "buffered": 1}, 1, 1, 1)
+        assert found.time_to_decision == Durations.of([30.0])
+        assert found.time_to_resume == Durations.of([2.0])
+        assert found.open_waits == {"c": 1, None: 1}
+        assert found.oldest is not None
+        assert found.oldest.job_id == open_for_longest
+        in_the_end = await ledger.stats(since=begin + timedelta(seconds=40), until=bench.clock())
+        assert (in_the_end.consumed, in_the_end.timed_out, in_the_end.late, in_the_end.streams) == (0, 1, 1, 1)
+        on_default = await ledger.stats(since=begin, channel="")
+        assert (on_default.delivered, on_default.timed_out, on_default.open_waits) == ({"woken": 1}, 0, {None: 1})
+        assert replace(await ledger.stats(since=begin), since=None, events=12, streams=4) == found
 
     async def test_verify_tells_how_far_it_is(self, bench: Bench) -> None:
         ledger = Ledger(bench.store, None)
@@ -197,3 +245,26 @@ class LogContract:
         assert [recorded.payload for recorded in await asyncio.gather(*next_of_both)] == ["after", "after"]
         await from_start.aclose()
         await from_end.aclose()
+
+    async def test_l4_following_a_part_of_the_log_misses_none_of_it_and_doubles_none(self, bench: Bench) -> None:
+        ledger = Ledger(bench.store, None)
+        wanted, other = await bench.insert(), await bench.insert()
+        assert await ledger.end() is None
+        await bench.signaller.send_all([wanted, other], "before", channel="c")
+        end = await ledger.end()
+        assert end == [recorded.cursor async for recorded in ledger.events()][-1]
+        of_job = ledger.follow(job_id=wanted, kinds={"delivered"}, source="test", channel="c")
+        behind = ledger.follow(end, job_id=wanted, channel="c")
+        assert (await anext(of_job)).payload == "before"
+        for number in range(7):
+            await bench.signaller.send_all([other, wanted], number, channel="c")
+            await bench.signaller.send(wanted, "elsewhere")
+            for follower in (of_job, behind):
+                recorded = await anext(follower)
+                assert (recorded.job_id, recorded.payload) == (wanted, number)
+        for follower in (of_job, behind):
+            await follower.aclose()
+        with pytest.raises(ValueError, match="kinds: expected some of"):
+            await anext(ledger.follow(kinds={"nonsense"}))
+        with pytest.raises(ValueError, match="cursor: expected the cursor of an event"):
+            await anext(ledger.follow("nonsense"))
