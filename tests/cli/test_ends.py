@@ -148,10 +148,10 @@ def test_a_database_that_is_not_there_or_holds_no_ledger_ends_with_6(cluster, tm
         connection.execute("CREATE TABLE t (x)")
     connection.close()
     for line, path, told in [
-        ("waiting", tmp_path / "none.db", "does not exist; lite(url) makes a ledger in it"),
-        ("rebuild", tmp_path / "none.db", "does not exist; lite(url) makes a ledger in it"),
+        ("waiting", tmp_path / "none.db", "does not exist; `signal-ledger migrate` or lite(url) makes a ledger in it"),
+        ("rebuild", tmp_path / "none.db", "does not exist; `signal-ledger migrate` or lite(url) makes a ledger in it"),
         ("stats", other, "is no SQLite database; nothing was changed"),
-        ("signal 1 -p 1", empty, "holds no ledger; lite(url) makes one in it"),
+        ("signal 1 -p 1", empty, "holds no ledger; `signal-ledger migrate` or lite(url) makes one in it"),
     ]:
         assert refused(*line.split(), url=f"sqlite:///{path}", status=6) == f"signal-ledger: {path} {told}\n"
     assert not (tmp_path / "none.db").exists()
