@@ -115,9 +115,17 @@ class _Views(Directive):
         return found.children
 
 
+def _show_examples(_app: Sphinx, _context: object, lines: list[str]) -> None:
+    """Show the examples at the end of a command's help as they are typed: no quotation mark may become another."""
+    if lines[:1] == ["| Examples:"]:
+        typed = [line.removeprefix("| ") for line in lines[1:] if line]
+        lines[:] = ["Examples:", "", ".. code-block:: sh", "", *typed, ""]
+
+
 def setup(app: Sphinx) -> None:
     """Let references to a name's module find its public name, and leave out what no user calls."""
     app.add_directive("rows-of-commands", _Views)
+    app.connect("sphinx-click-process-epilog", _show_examples)
     app.connect("missing-reference", _resolve_public_name)
     app.connect("autodoc-process-signature", _hide_signature)
     app.connect("autodoc-process-docstring", _hide_arguments, priority=0)  # before napoleon

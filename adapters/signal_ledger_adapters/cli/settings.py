@@ -134,4 +134,9 @@ def common_options[F: Callable[..., Any]](function: F) -> F:
     return database_options(output_options(function))
 
 
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: how it is typed. Nothing is wrapped."""
+    return "\b\nExamples:\n" + "\n".join([f"  {line}" for line in lines])
+
+
 payload_flag = click.option("--payload", "payloads", is_flag=True, help="Show what was sent, too.")

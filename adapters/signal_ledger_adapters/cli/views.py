@@ -1,6 +1,6 @@
 """The rows of the commands' answers: their keys, which are an interface, and their columns in tables.
 
-docs/reference/cli.md is made from these.
+docs/reference/output.md is made from these.
 """
 
 from collections.abc import Callable

@@ -10,13 +10,20 @@ from signal_ledger_adapters.cli.exits import escaped
 from signal_ledger_adapters.cli.paging import limit_options, write_pages
 from signal_ledger_adapters.cli.parameters import AGO, AHEAD, JOB, channel_option
 from signal_ledger_adapters.cli.running import Command
-from signal_ledger_adapters.cli.settings import Settings, common_options, payload_flag
+from signal_ledger_adapters.cli.settings import Settings, common_options, examples, payload_flag
 
 if TYPE_CHECKING:
     from signal_ledger import History, Ledger
 
 
-@click.command("waiting", cls=Command)
+@click.command(
+    "waiting",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger waiting --channel approval",
+        "signal-ledger waiting --deadline-before 1d --times relative",
+    ),
+)
 @channel_option
 @click.option(
     "--deadline-before", type=AHEAD, metavar="TIME", help="Only waits that end before then: 2h is in 2 hours."
@@ -45,7 +52,14 @@ async def waiting(
         await write_pages(settings, WAITING, ask, of_wait, limit=limit, after=after, everything=everything)
 
 
-@click.command("timeline", cls=Command)
+@click.command(
+    "timeline",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger timeline 7",
+        "signal-ledger timeline 7 --payload --times utc",
+    ),
+)
 @click.argument("job", type=JOB)
 @payload_flag
 @common_options
@@ -66,7 +80,14 @@ async def timeline(settings: Settings, job: int, *, payloads: bool) -> None:
     await output.rows(TIMELINE, map(teller.row, history))
 
 
-@click.command("history", cls=Command)
+@click.command(
+    "history",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger history 7 -o csv",
+        "signal-ledger history 7 --save incident.jsonl --payload",
+    ),
+)
 @click.argument("job", type=JOB)
 @click.option(
     "--save",
@@ -78,7 +99,10 @@ async def timeline(settings: Settings, job: int, *, payloads: bool) -> None:
 @common_options
 @click.pass_obj
 async def history(settings: Settings, job: int, *, save: str | None, payloads: bool) -> None:
-    """Show the events of a job with all columns, or save them."""
+    """Show the events of a job, or save them.
+
+    JSON and CSV have all columns. A table tells each event in words, as `events` does.
+    """
     from signal_ledger_adapters.cli.telling import event_line, event_row
     from signal_ledger_adapters.cli.views import EVENTS, SAVED
 
@@ -94,7 +118,15 @@ async def history(settings: Settings, job: int, *, save: str | None, payloads: b
     output.record(SAVED, {"file": save, "events": len(found)})
 
 
-@click.command("state", cls=Command)
+@click.command(
+    "state",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger state 7",
+        "signal-ledger state 7 --at 2h",
+        "signal-ledger state 7 --at 2026-11-23T12:30Z",
+    ),
+)
 @click.argument("job", type=JOB)
 @click.option("--at", "instant", type=AGO, metavar="TIME", help="As it was then: 2h is 2 hours ago.")
 @click.option("--cursor", metavar="CURSOR", help="As it was right after the event with this cursor.")

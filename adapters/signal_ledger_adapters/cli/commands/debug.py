@@ -12,13 +12,13 @@ from signal_ledger_adapters.cli.commands.audit import require_job
 from signal_ledger_adapters.cli.exits import Exit, Failure
 from signal_ledger_adapters.cli.parameters import JOB
 from signal_ledger_adapters.cli.running import Command
-from signal_ledger_adapters.cli.settings import Settings, common_options, payload_flag
+from signal_ledger_adapters.cli.settings import Settings, common_options, examples, payload_flag
 
 if TYPE_CHECKING:
     from signal_ledger import History
 
 
-@click.command("replay", cls=Command)
+@click.command("replay", cls=Command, epilog=examples("signal-ledger replay 7"))
 @click.argument("job", type=JOB)
 @payload_flag
 @common_options
@@ -40,7 +40,14 @@ async def replay(settings: Settings, job: int, *, payloads: bool) -> None:
     await output.rows(REPLAY, map(teller.step, history.replay()))
 
 
-@click.command("rerun", cls=Command)
+@click.command(
+    "rerun",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger rerun 7 --pdb",
+        "signal-ledger rerun incident.jsonl --worker app.workers.Approval",
+    ),
+)
 @click.argument("history", metavar="JOB|FILE")
 @click.option("--worker", metavar="PATH", help="The worker, such as app.workers.Approval; the job's own unless given.")
 @click.option("--run", "run", type=click.IntRange(1), help="Which run; the last one unless given.")

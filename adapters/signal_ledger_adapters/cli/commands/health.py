@@ -9,13 +9,20 @@ import click
 from signal_ledger_adapters.cli.exits import Exit
 from signal_ledger_adapters.cli.parameters import AGO, channel_option
 from signal_ledger_adapters.cli.running import Command, progress_bar
-from signal_ledger_adapters.cli.settings import Settings, common_options
+from signal_ledger_adapters.cli.settings import Settings, common_options, examples
 
 if TYPE_CHECKING:
     from signal_ledger import Durations, Progress, Stats
 
 
-@click.command("verify", cls=Command)
+@click.command(
+    "verify",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger verify",
+        "signal-ledger verify -o json --findings 10",
+    ),
+)
 @click.option("--findings", type=click.IntRange(0), default=100, show_default=True, help="Show at most so many.")
 @common_options
 @click.pass_obj
@@ -38,7 +45,7 @@ async def verify(settings: Settings, *, findings: int) -> Exit:
     return Exit.OK if report.ok else Exit.FINDING
 
 
-@click.command("rebuild", cls=Command)
+@click.command("rebuild", cls=Command, epilog=examples("signal-ledger rebuild"))
 @common_options
 @click.pass_obj
 async def rebuild(settings: Settings) -> None:
@@ -54,7 +61,14 @@ async def rebuild(settings: Settings) -> None:
     settings.writer().record(REBUILT, {"streams": streams})
 
 
-@click.command("stats", cls=Command)
+@click.command(
+    "stats",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger stats --since 7d",
+        "signal-ledger stats --channel approval -o json",
+    ),
+)
 @click.option("--since", type=AGO, metavar="TIME", help="Count what was recorded then or later: 7d is the last week.")
 @click.option("--until", type=AGO, metavar="TIME", help="Count what was recorded before then.")
 @channel_option
@@ -72,7 +86,14 @@ async def stats(settings: Settings, *, since: datetime | None, until: datetime |
     output.record(STATS, of_stats(counted), told=_told(counted, output.when))
 
 
-@click.command("doctor", cls=Command)
+@click.command(
+    "doctor",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger doctor",
+        "signal-ledger doctor --url postgresql://ada@db.example.com/shop",
+    ),
+)
 @common_options
 @click.pass_obj
 async def doctor(settings: Settings) -> Exit:

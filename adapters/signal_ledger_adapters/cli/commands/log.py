@@ -11,7 +11,7 @@ import click
 
 from signal_ledger_adapters.cli.parameters import AGO, event_filters
 from signal_ledger_adapters.cli.running import Command, progress_bar
-from signal_ledger_adapters.cli.settings import Settings, common_options, database_options, payload_flag
+from signal_ledger_adapters.cli.settings import Settings, common_options, database_options, examples, payload_flag
 
 if TYPE_CHECKING:
     from signal_ledger import Ledger, RecordedEvent
@@ -36,7 +36,14 @@ def _time_filters[F: Callable[..., Any]](function: F) -> F:
     return function
 
 
-@click.command("events", cls=Command)
+@click.command(
+    "events",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger events --since 1d --kind delivered --kind timed_out",
+        "signal-ledger events --since 2026-11-23 --source ada@example.com",
+    ),
+)
 @event_filters
 @_time_filters
 @click.option("-n", "--limit", type=click.IntRange(1), help="At most so many.")
@@ -50,7 +57,14 @@ async def events(settings: Settings, /, *, limit: int | None, payloads: bool, **
         await _write(output, _first(ledger.events(**filters), limit))
 
 
-@click.command("tail", cls=Command)
+@click.command(
+    "tail",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger tail -f --channel approval",
+        "signal-ledger tail -f | jq .kind",
+    ),
+)
 @event_filters
 @click.option("-n", "--lines", type=click.IntRange(0), default=10, show_default=True, help="The last so many events.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
@@ -75,7 +89,7 @@ async def tail(settings: Settings, /, *, lines: int, follow: bool, payloads: boo
         await _write(output, found(ledger), at_once=follow)
 
 
-@click.command("export", cls=Command)
+@click.command("export", cls=Command, epilog=examples("signal-ledger export --since 30d --format csv --to events.csv"))
 @event_filters
 @_time_filters
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)

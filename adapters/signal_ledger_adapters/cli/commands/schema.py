@@ -4,10 +4,17 @@ import click
 
 from signal_ledger_adapters.cli.exits import Exit
 from signal_ledger_adapters.cli.running import Command
-from signal_ledger_adapters.cli.settings import Settings, common_options
+from signal_ledger_adapters.cli.settings import Settings, common_options, examples
 
 
-@click.command("migrate", cls=Command)
+@click.command(
+    "migrate",
+    cls=Command,
+    epilog=examples(
+        "signal-ledger migrate sqlite:///signals.db",
+        "signal-ledger migrate --sql > ledger.sql",
+    ),
+)
 @click.argument("database", required=False, metavar="[URL]")
 @click.option("--oban-prefix", default="public", show_default=True, help="On PostgreSQL: the schema of Oban's tables.")
 @click.option(
@@ -34,7 +41,7 @@ async def migrate(settings: Settings, database: str | None, *, oban_prefix: str,
     settings.writer().record(MIGRATED, {"version": version})
 
 
-@click.command("schema-version", cls=Command)
+@click.command("schema-version", cls=Command, epilog=examples("signal-ledger schema-version"))
 @common_options
 @click.pass_obj
 async def schema_version(settings: Settings) -> Exit:

@@ -7,10 +7,17 @@ from signal_ledger_adapters.cli.paging import limit_options, write_pages
 from signal_ledger_adapters.cli.parameters import JOB, parse_payload
 from signal_ledger_adapters.cli.running import Command
 from signal_ledger_adapters.cli.sending import send, signal_options
-from signal_ledger_adapters.cli.settings import Settings, common_options
+from signal_ledger_adapters.cli.settings import Settings, common_options, examples
 
 
-@click.command("signal", cls=Command)
+@click.command(
+    "signal",
+    cls=Command,
+    epilog=examples(
+        'signal-ledger signal 7 --payload \'{"decision": "approved"}\'',
+        "signal-ledger signal 7 8 --channel votes --payload @vote.json --key vote-1",
+    ),
+)
 @click.argument("jobs", nargs=-1, required=True, type=JOB, metavar="JOB...")
 @signal_options
 @common_options
@@ -20,15 +27,15 @@ async def signal(
 ) -> Exit:
     """Deliver a signal to jobs.
 
-    All of them get it, or none. What is written then is durable. Other users of the machine can see the arguments of a
-    running program: send what is secret by @FILE or @-.
+    They get it in one transaction. A job that is gone or has ended gets nothing: its receipt says ignored. Other users
+    of the machine can see the arguments of a running program: send what is secret by @FILE or @-.
     """
     body = parse_payload(payload)
     async with settings.open(read_only=False) as ledger:
         return await send(settings, ledger, list(jobs), payload=body, channel=channel, key=key, source=source)
 
 
-@click.command("outbox", cls=Command)
+@click.command("outbox", cls=Command, epilog=examples("signal-ledger outbox --all"))
 @limit_options
 @common_options
 @click.pass_obj

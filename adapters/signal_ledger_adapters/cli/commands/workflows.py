@@ -8,7 +8,7 @@ from signal_ledger_adapters.cli.exits import Exit, escaped
 from signal_ledger_adapters.cli.parameters import parse_payload
 from signal_ledger_adapters.cli.running import Command
 from signal_ledger_adapters.cli.sending import send, signal_options
-from signal_ledger_adapters.cli.settings import Settings, common_options
+from signal_ledger_adapters.cli.settings import Settings, common_options, examples
 
 if TYPE_CHECKING:
     from signal_ledger import WaitingStep, WorkflowStatus
@@ -17,20 +17,26 @@ if TYPE_CHECKING:
 _SHOWN_MAX = 20
 
 
-@click.group("workflow")
+@click.group("workflow", epilog=examples("signal-ledger events --kind planned -o jsonl | jq -r .plan.workflow_id"))
 def workflow() -> None:
-    """Ask about a workflow, and signal its steps."""
+    """Ask about a workflow, and signal its steps.
+
+    A workflow is known by its id. Workflow.id has it, and so have the events of its steps whose kind is planned.
+    """
 
 
 workflow.command_class = Command
 
 
-@workflow.command("status")
+@workflow.command("status", epilog=examples('signal-ledger workflow status "$ID"'))
 @click.argument("id")
 @common_options
 @click.pass_obj
 async def status(settings: Settings, id: str) -> None:  # noqa: A002
-    """Show how a workflow is doing, which steps are held, and who waits for what."""
+    """Show how a workflow is doing.
+
+    It tells which steps are held, and who waits for what.
+    """
     from dataclasses import asdict
 
     from signal_ledger import Workflow
@@ -50,7 +56,13 @@ async def status(settings: Settings, id: str) -> None:  # noqa: A002
         _say_steps(output, found, waits)
 
 
-@workflow.command("graph")
+@workflow.command(
+    "graph",
+    epilog=examples(
+        'signal-ledger workflow graph "$ID"',
+        'signal-ledger workflow graph "$ID" --dot | dot -Tsvg > workflow.svg',
+    ),
+)
 @click.argument("id")
 @click.option("--mermaid", "form", flag_value="mermaid", help="As a flowchart in Mermaid's language.")
 @click.option("--dot", "form", flag_value="dot", help="As a graph in the language of Graphviz.")
@@ -75,7 +87,10 @@ async def graph(settings: Settings, id: str, *, form: str | None) -> None:  # no
         await output.rows(STEPS, map(of_step, seen))
 
 
-@workflow.command("signal")
+@workflow.command(
+    "signal",
+    epilog=examples("""signal-ledger workflow signal "$ID" approval --payload '"yes"'"""),
+)
 @click.argument("id")
 @click.argument("steps", nargs=-1, required=True, metavar="STEP...")
 @signal_options
@@ -90,7 +105,10 @@ async def signal(
     key: str | None,
     source: str | None,
 ) -> Exit:
-    """Deliver a signal to steps by their names: to all of them, or to none."""
+    """Deliver a signal to steps by their names.
+
+    If a name is unknown, nothing is sent. A step that has ended gets nothing: its receipt says ignored.
+    """
     from signal_ledger import Workflow
     from signal_ledger_adapters.timeline import printable
 
