@@ -115,6 +115,17 @@ async def test_a_file_that_is_no_database_is_found(path):
     found = await looked(f"sqlite:///{path}")
     assert found.problems() == ["connection"]
     assert "is no SQLite database; nothing was changed" in found["connection"].found
+    assert found["connection"].advice == "check the path in the URL"
+
+
+async def test_what_to_do_about_a_damaged_file_is_told(url, path):
+    whole = path.read_bytes()
+    # The header stays; what comes behind it on the first page, the schema, does not.
+    path.write_bytes(whole[:100] + b"\xff" * 400 + whole[500:])
+    found = await looked(url)
+    assert found.problems() == ["connection"]
+    assert "is damaged (database disk image is malformed); nothing was changed" in found["connection"].found
+    assert found["connection"].advice.startswith("restore the file from a backup, or save what can be read by .recover")
 
 
 @pytest.mark.parametrize(
@@ -391,11 +402,14 @@ async def test_waits_that_are_overdue_are_found(url):
     found = await looked(url)
     assert found.problems() == ["waits", "engines"]
     assert "1 is overdue by more than 1 min, the first by 23 h" in found["waits"].found
+    # A way that is there, for whoever asked the doctor at a terminal.
+    assert "`signal-ledger waiting --deadline-before 0s` lists them" in found["waits"].advice
 
 
 async def test_that_no_engine_runs_matters_where_there_is_something_to_do(url):
     told = (await looked(url))["engines"]
     assert (told.status, told.found) == (Status.NOTE, "no engine runs, and there is nothing to do for one")
+    assert told.advice is None
     async with lite(url, queues={}) as engine:
         await engine.enqueue(Job("shop.Nobody"))
         assert (await looked(url))["engines"].status is Status.OK

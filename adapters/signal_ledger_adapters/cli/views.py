@@ -322,7 +322,7 @@ CHECKS = View(
         Field("status", "text", "`ok`, `note` or `finding`", "status"),
         Field("name", "text", "what was looked at", "check"),
         Field("found", "text", "what was found", "found", wraps=True),
-        Field("advice", "text or null", "what to do, if there is something", "advice", wraps=True),
+        Field("advice", "text or null", "what to do, if there is something"),
     ),
 )
 

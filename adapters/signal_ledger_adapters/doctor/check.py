@@ -55,7 +55,8 @@ def not_understood(name: str, error: Exception) -> Check:
     return finding(
         name,
         f"expected something that can be understood, but found what leads to a {type(error).__name__}",
-        "find out who has written to the ledger's tables past the library; verify() names the events that were changed",
+        "find out who has written to the ledger's tables past the library; `signal-ledger verify` names the "
+        "events that were changed",
     )
 
 

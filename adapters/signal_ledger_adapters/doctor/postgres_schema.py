@@ -197,7 +197,8 @@ async def check_triggers(visit: Visit) -> Check:
         return finding(
             "triggers",
             f"expected all triggers to be there and switched on, but {told_names(missing)} {are(len(missing))} not",
-            f"find out who has done that; {advice(visit.names)}; then verify() the log, since it was not defended",
+            f"find out who has done that; {advice(visit.names)}; then `signal-ledger verify`, since the log was not "
+            "defended",
         )
     return ok("triggers", f"all {len(triggers()) + len(guards())} are there and switched on")
 

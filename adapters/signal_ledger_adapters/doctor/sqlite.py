@@ -72,11 +72,23 @@ async def examine_file(path: Path, timeout_s: float) -> AsyncGenerator[Check, No
             )
             return
         except (SchemaError, sqlite3.Error, OSError) as error:
-            check = finding(name, str(error), "see what the message names; nothing was changed")
+            check = finding(name, str(error), _advice(error))
         except Exception as error:  # noqa: BLE001 - what was found cannot be foreseen
             check = not_understood(name, error)
         statuses[name] = check.status
         yield check
+
+
+def _advice(error: Exception) -> str:
+    """Say what to do about what SQLite, or the system, did not do."""
+    cause = error if error.__cause__ is None else error.__cause__
+    match getattr(cause, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_CORRUPT:
+            return "restore the file from a backup, or save what can be read by .recover of the sqlite3 shell"
+        case sqlite3.SQLITE_NOTADB:
+            return "check the path in the URL"
+        case _:
+            return "see what the message names"
 
 
 def check_version() -> Check:
@@ -205,7 +217,7 @@ class _Ways:
             try:
                 watcher = Watcher(path, self._busy_timeout_s)
             except (OSError, ValueError) as error:
-                return note("hints", f"this was not tested: no other process could be started: {error}", "nothing")
+                return note("hints", f"this was not tested: no other process could be started: {error}")
             with watcher:
                 writer.execute("BEGIN IMMEDIATE")
                 # What is committed is as it was; within the transaction nobody else can have changed it.

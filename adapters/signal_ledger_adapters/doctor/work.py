@@ -46,7 +46,7 @@ def told_outbox(late: int, oldest_s: float, refused: int) -> Check:
         return note(
             "outbox",
             f"of the stored signals {refused} {are(refused, 'was', 'were')} refused at relay",
-            "read why in ledger.outbox(), where they stay: the job had ended, or the key belonged to another signal",
+            "`signal-ledger outbox` has them, and says why: the job had ended, or the key was another signal's",
         )
     return ok("outbox", f"no stored signal waits for longer than {told_span(LATE_S)}, and none was refused")
 
@@ -64,8 +64,8 @@ def told_overdue(count: int, first_s: float) -> Check:
         "waits",
         f"expected waits to end by their deadlines, but {count} {are(count)} overdue by more than {told_span(LATE_S)}, "
         f"the first by {told_span(first_s)}",
-        "run their queues, or give them more slots; ledger.waiting(deadline_before=...) lists them. Their outcomes are "
-        "decided already: a signal that came in time is still consumed",
+        "run their queues, or give them more slots; `signal-ledger waiting --deadline-before 0s` lists them. Their "
+        "outcomes are decided already: a signal that came in time is still consumed",
     )
 
 
@@ -80,4 +80,4 @@ def told_engines(running: str | None, *, has_work: bool) -> Check:
         return ok("engines", running)
     if has_work:
         return finding("engines", "expected an engine to run, since there are jobs or signals, but none does", _RUN_ONE)
-    return note("engines", "no engine runs, and there is nothing to do for one", _RUN_ONE)
+    return note("engines", "no engine runs, and there is nothing to do for one")

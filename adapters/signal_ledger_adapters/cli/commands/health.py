@@ -13,6 +13,8 @@ from signal_ledger_adapters.cli.settings import Settings, common_options, exampl
 
 if TYPE_CHECKING:
     from signal_ledger import Durations, Progress, Stats
+    from signal_ledger_adapters.cli.output import Output
+    from signal_ledger_adapters.doctor import Check
 
 
 @click.command(
@@ -107,9 +109,25 @@ async def doctor(settings: Settings) -> Exit:
     from signal_ledger_adapters.cli.views import CHECKS
     from signal_ledger_adapters.doctor import Status, examine
 
-    checks = [check async for check in examine(settings.database, schema=settings.schema, timeout_s=settings.timeout)]
-    await settings.writer().rows(CHECKS, map(asdict, checks))
+    checks: list[Check] = []
+    with progress_bar("examining") as told:
+        async for check in examine(settings.database, schema=settings.schema, timeout_s=settings.timeout):
+            checks.append(check)
+            told(len(checks), None)
+    output = settings.writer()
+    await output.rows(CHECKS, map(asdict, checks))
+    if output.is_table:
+        _say_advice(output, checks)
     return Exit.FINDING if any(check.status is Status.FINDING for check in checks) else Exit.OK
+
+
+def _say_advice(output: "Output", checks: "list[Check]") -> None:
+    """Say what to do below the table: most checks have none, and a column of it would leave no room for the others."""
+    advised = [check for check in checks if check.advice is not None]
+    if advised:
+        output.say("\nWhat to do:")
+    for check in advised:
+        output.say(f"{check.name}: {check.advice}")
 
 
 def _teller(told: Callable[[int, int | None], None]) -> "Callable[[Progress], None]":
