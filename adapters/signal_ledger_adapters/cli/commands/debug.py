@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from bdb import BdbQuit
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,11 @@ from signal_ledger_adapters.cli.settings import Settings, common_options, exampl
 
 if TYPE_CHECKING:
     from signal_ledger import History
+
+_NO_ARGS = (
+    "expected --args, such as '{\"order\": 7}': the history does not hold the job's row, which would have them; "
+    "in Python, give them by args="
+)
 
 
 @click.command("replay", cls=Command, epilog=examples("signal-ledger replay 7"))
@@ -76,7 +82,10 @@ def rerun(
 
     That is the history of a JOB in the database, or a saved FILE. Each await returns, or raises, what it did then.
     Nothing is written, and no signal is sent. It ends with 1 if the worker does something else than the history holds.
-    Workers are looked for in the current folder, too.
+
+    Workers are looked for in the current folder, too. Their module is imported, so a program that is run as a file
+    should begin its work behind `if __name__ == "__main__":`. What the worker prints goes to standard error, where the
+    answer is not a table.
     """
     from signal_ledger import rerun as rerun_worker
     from signal_ledger_adapters.cli.debugging import debugged
@@ -86,17 +95,21 @@ def rerun(
     recorded = _read(settings, history)
     if until is not None:
         recorded = recorded.until(until)
-    process = _worker(recorded, worker)
     args = None if arguments is None else parse_arguments(arguments)
-
-    async def work() -> Any:  # noqa: ANN401
-        return await rerun_worker(process, recorded, run=run, attempt=attempt, args=args)
-
-    try:
-        report = debugged(process, work) if debug else asyncio.run(work())
-    except BdbQuit:
-        raise Failure("the debugger was left", Exit.INTERRUPTED) from None
     output = settings.writer()
+    # The answer is for a program then, which could not tell it from what the worker prints.
+    with nullcontext() if output.is_table else redirect_stdout(sys.stderr):
+        process = _worker(recorded, worker)
+        if args is None and recorded.job is None:
+            raise click.UsageError(_NO_ARGS)
+
+        async def work() -> Any:  # noqa: ANN401
+            return await rerun_worker(process, recorded, run=run, attempt=attempt, args=args)
+
+        try:
+            report = debugged(process, work) if debug else asyncio.run(work())
+        except BdbQuit:
+            raise Failure("the debugger was left", Exit.INTERRUPTED) from None
     if output.is_table:
         output.say(str(report))
     else:
@@ -135,6 +148,11 @@ def _worker(history: "History", path: str | None) -> type[Any]:
     if path is None and history.job is None:
         raise click.UsageError("expected --worker: the history does not hold the job's row, which would name it")
     wanted = path or (history.job.worker if history.job is not None else "")
+    if wanted.startswith("__main__."):
+        raise click.UsageError(
+            f"expected --worker: the job's own is {wanted!r}, which was defined in the program that was run as a file; "
+            f"if that was shop.py, it is --worker shop{wanted.removeprefix('__main__')}"
+        )
     sys.path.insert(0, str(Path.cwd()))
     try:
         return load_worker(wanted)
