@@ -1,6 +1,7 @@
 """The embedded demo, played by real processes: one of them is killed."""
 
 import asyncio
+import re
 import sys
 from dataclasses import replace
 
@@ -30,6 +31,12 @@ async def test_the_demo_plays_through_and_leaves_nothing_behind(tmp_path):
     status, output, errors = await run_demo(folder=tmp_path)
     assert status == 0, output + errors
     check_told(output)
+    # Whichever process it is that takes the killed one's jobs up.
+    said = [
+        re.fullmatch(r" {10}(worker )?process \d+ says: engine \d+ is gone; .+", line) for line in errors.splitlines()
+    ]
+    assert said
+    assert all(said), errors
     assert list(tmp_path.iterdir()) == []
 
 

@@ -65,9 +65,14 @@ class Output:
         return self.form == "table"
 
     @property
+    def is_relative(self) -> bool:
+        """Whether instants are told beside now."""
+        return self._times not in _ZONES
+
+    @property
     def precisely(self) -> When:
-        """How lines tell when events were recorded: to the millisecond."""
-        return self._clock(words.beside(datetime.now(UTC)))
+        """How lines tell when events were recorded: to the millisecond, or beside the time at which each is told."""
+        return self._clock(words.beside_now)
 
     def tell_story(self, first: datetime, last: datetime) -> str | None:
         """Tell instants from now on so that a story from one to another is easy to read.
@@ -75,14 +80,19 @@ class Output:
         They count from the first one, if they are to be relative. The date is left out, if it is the same one.
 
         Returns:
-            That date with its time zone, if so.
+            What instants are told without: the time zone, and that date; None if they are relative.
         """
         zone = _ZONES.get(self._times)
-        there = first.astimezone(zone)
-        day = there.date()
-        is_one_day = last.astimezone(zone).date() == day
+        begin, end = first.astimezone(zone), last.astimezone(zone)
+        day = begin.date()
+        is_one_day = end.date() == day
         self.when = self._clock(words.since(first), day=day if is_one_day else None)
-        return f"{day} {there.tzname()}" if is_one_day and self._times in _ZONES else None
+        if self._times not in _ZONES:
+            return None
+        if is_one_day:
+            return f"{day} {begin.tzname()}"
+        later = "" if end.tzname() == begin.tzname() else f", later {end.tzname()}"
+        return f"times in {begin.tzname()}{later}"
 
     def _clock(self, relative: When, *, day: date | None = None, milliseconds: bool = True) -> When:
         if self._times not in _ZONES:

@@ -15,8 +15,7 @@ from click.shell_completion import CompletionItem
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
-_INSTANT = "expected a time such as 2026-11-23T12:30Z, a date, or how long ago, such as 90s, 15m, 2h, 7d or 1w"
-
+_EXPECTED = "expected a time such as 2026-11-23T12:30Z, a date, or how {}, such as 90s, 15m, 2h, 7d or 1w"
 
 _PAYLOAD = "--payload"
 
@@ -42,7 +41,8 @@ class Instant(click.ParamType[datetime]):
                 return datetime.now(UTC) + self._sign * timedelta(**{_UNITS[match[2]]: float(match[1])})
             return datetime.fromisoformat(value).astimezone(UTC)
         except (ValueError, OverflowError):
-            self.fail(f"{_INSTANT}, got {value!r}", param, ctx)
+            told = _EXPECTED.format("long ago" if self._sign < 0 else "far ahead")
+            self.fail(f"{told}, got {value!r}", param, ctx)
 
 
 AGO = Instant(-1)

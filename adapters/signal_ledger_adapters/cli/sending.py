@@ -1,11 +1,12 @@
 """What the commands have in common that send signals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from signal_ledger_adapters.cli.exits import Exit
+from signal_ledger_adapters.cli.exits import Exit, Failure
 from signal_ledger_adapters.cli.parameters import default_source
 from signal_ledger_adapters.cli.running import finish
 from signal_ledger_adapters.cli.settings import Settings
@@ -32,6 +33,15 @@ def signal_options[F: Callable[..., Any]](function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+@contextmanager
+def nothing_sent() -> Generator[None, None, None]:
+    """Say so, if the database does not answer in time before anything is sent."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise Failure(f"{error}; nothing was sent", Exit.TIMED_OUT) from error
 
 
 async def send(

@@ -23,13 +23,13 @@ class Teller:
         output: Where they are told.
 
     Attributes:
-        day: The day of which all events are, if instants are told without it.
+        untold: What instants are told without, such as the time zone, and the day of which all events are.
     """
 
     def __init__(self, history: Sequence[RecordedEvent], output: Output) -> None:
         self._numbers = execution_numbers(history)
         self._payloads = output.payloads
-        self.day = output.tell_story(history[0].recorded_at, history[-1].recorded_at) if history else None
+        self.untold = output.tell_story(history[0].recorded_at, history[-1].recorded_at) if history else None
         # In JSON, words are in UTC: they are the same wherever the program runs.
         self._when = output.when if output.is_table else to_text
 

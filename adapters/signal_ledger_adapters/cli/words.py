@@ -1,6 +1,6 @@
 """Instants and durations in words."""
 
-from datetime import date, datetime, tzinfo
+from datetime import UTC, date, datetime, tzinfo
 from itertools import pairwise
 from math import inf
 
@@ -68,7 +68,7 @@ def since(first: datetime) -> When:
 
 
 def beside(now: datetime) -> When:
-    """Return what tells how long ago an instant is, or how far ahead.
+    """Return what tells how long ago an instant is, or how far ahead, in whole seconds.
 
     >>> from datetime import UTC
     >>> beside(datetime(2026, 11, 23, tzinfo=UTC))(datetime(2026, 11, 22, 22, tzinfo=UTC))
@@ -76,7 +76,12 @@ def beside(now: datetime) -> When:
     """
 
     def tell(instant: datetime) -> str:
-        seconds = (instant - now).total_seconds()
+        seconds = round((instant - now).total_seconds())
         return f"in {duration(seconds)}" if seconds > 0 else f"{duration(abs(seconds))} ago"
 
     return tell
+
+
+def beside_now(instant: datetime) -> str:
+    """Tell how long ago an instant is when this is called, or how far ahead."""
+    return beside(datetime.now(UTC))(instant)

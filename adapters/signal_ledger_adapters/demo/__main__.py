@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -21,16 +22,23 @@ from signal_ledger_adapters.postgres.scratch import scratch_cluster
 from signal_ledger_adapters.timeline import timeline
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all went as it should, else 1."""
+def main(arguments: Sequence[str] | None = None, *, program: str = "python -m signal_ledger_adapters.demo") -> int:
+    """Return 0 if all went as it should, else 1.
+
+    Args:
+        arguments: Those of the command line unless given.
+        program: How it was called, for what is said of wrong arguments.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m signal_ledger_adapters.demo",
+        prog=program,
         description="Durable approvals that survive kill -9.",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--database", type=Path, help="keep the file here; it must not exist yet")
     where.add_argument("--postgres", action="store_true", help="play it with Oban on a scratch PostgreSQL")
     chosen = parser.parse_args(arguments)
+    # As those of the workers look. The command line has set up a log of its own.
+    logging.basicConfig(format=f"{'':10}process {os.getpid()} says: %(message)s", force=True)
     database: Path | None = chosen.database
     if database is not None and database.exists():
         parser.error(f"--database: expected a file that does not exist yet, {database} does")

@@ -76,7 +76,7 @@ async def timeline(settings: Settings, job: int, *, payloads: bool) -> None:
     output = settings.writer(payloads=payloads)
     teller = Teller(history, output)
     if output.is_table and history:
-        output.say(_heading(history, teller.day))
+        output.say(_heading(history, teller.untold))
     await output.rows(TIMELINE, map(teller.row, history))
 
 
@@ -164,9 +164,9 @@ async def require_job(ledger: "Ledger", job: int) -> None:
     click.echo(f"job {job} has no events yet: {escaped(row.worker)}, {row.state}", err=True)
 
 
-def _heading(history: "History", day: str | None) -> str:
+def _heading(history: "History", untold: str | None) -> str:
     from signal_ledger_adapters.timeline import printable
 
     row = history.job
     told = "its row is gone, or hidden" if row is None else f"{printable(row.worker)}, {row.state}"
-    return f"job {history.job_id}: {told}{'' if day is None else f'; {day}'}"
+    return f"job {history.job_id}: {told}{'' if untold is None else f'; {untold}'}"

@@ -33,7 +33,6 @@ def completion(context: click.Context, shell: str) -> None:
 @click.command(
     "demo",
     cls=Command,
-    context_settings={"ignore_unknown_options": True},
     epilog=examples("signal-ledger demo", "signal-ledger demo --database demo.db", "signal-ledger demo --postgres"),
 )
 @click.option("--postgres", is_flag=True, help="Play it with Oban, on a scratch PostgreSQL.")
@@ -42,4 +41,5 @@ def demo(*, postgres: bool, database: str | None) -> int:
     """Play purchase approvals that survive kill -9."""
     from signal_ledger_adapters.demo.__main__ import main
 
-    return main([*(["--postgres"] if postgres else []), *(["--database", database] if database else [])])
+    arguments = [*(["--postgres"] if postgres else []), *(["--database", database] if database else [])]
+    return main(arguments, program=f"{PROGRAM} demo")

@@ -1,12 +1,14 @@
 """``signal`` and ``outbox``: what is sent."""
 
+from contextlib import AsyncExitStack
+
 import click
 
 from signal_ledger_adapters.cli.exits import Exit
 from signal_ledger_adapters.cli.paging import limit_options, write_pages
 from signal_ledger_adapters.cli.parameters import JOB, parse_payload
 from signal_ledger_adapters.cli.running import Command
-from signal_ledger_adapters.cli.sending import send, signal_options
+from signal_ledger_adapters.cli.sending import nothing_sent, send, signal_options
 from signal_ledger_adapters.cli.settings import Settings, common_options, examples
 
 
@@ -31,7 +33,9 @@ async def signal(
     of the machine can see the arguments of a running program: send what is secret by @FILE or @-.
     """
     body = parse_payload(payload)
-    async with settings.open(read_only=False) as ledger:
+    async with AsyncExitStack() as stack:
+        with nothing_sent():
+            ledger = await stack.enter_async_context(settings.open(read_only=False))
         return await send(settings, ledger, list(jobs), payload=body, channel=channel, key=key, source=source)
 
 

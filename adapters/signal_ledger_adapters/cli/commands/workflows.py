@@ -1,5 +1,6 @@
 """``workflow status``, ``graph`` and ``signal``."""
 
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -7,11 +8,11 @@ import click
 from signal_ledger_adapters.cli.exits import Exit, escaped
 from signal_ledger_adapters.cli.parameters import parse_payload
 from signal_ledger_adapters.cli.running import Command
-from signal_ledger_adapters.cli.sending import send, signal_options
+from signal_ledger_adapters.cli.sending import nothing_sent, send, signal_options
 from signal_ledger_adapters.cli.settings import Settings, common_options, examples
 
 if TYPE_CHECKING:
-    from signal_ledger import WaitingStep, WorkflowStatus
+    from signal_ledger import Ledger, WaitingStep, Workflow, WorkflowStatus
     from signal_ledger_adapters.cli.output import Output
 
 _SHOWN_MAX = 20
@@ -39,11 +40,10 @@ async def status(settings: Settings, id: str) -> None:  # noqa: A002
     """
     from dataclasses import asdict
 
-    from signal_ledger import Workflow
     from signal_ledger_adapters.cli.views import WORKFLOW
 
     async with settings.open() as ledger:
-        loaded = await Workflow.load(id, via=ledger)
+        loaded = await _load(id, ledger)
         found, waits = await loaded.status(), await loaded.waiting()
     output = settings.writer()
     row = {
@@ -70,13 +70,12 @@ async def status(settings: Settings, id: str) -> None:  # noqa: A002
 @click.pass_obj
 async def graph(settings: Settings, id: str, *, form: str | None) -> None:  # noqa: A002
     """Show the steps of a workflow, and what each comes after."""
-    from signal_ledger import Workflow
     from signal_ledger_adapters.cli.drawing import dot, tree
     from signal_ledger_adapters.cli.rows import of_step
     from signal_ledger_adapters.cli.views import STEPS
 
     async with settings.open() as ledger:
-        loaded = await Workflow.load(id, via=ledger)
+        loaded = await _load(id, ledger)
         seen = await ledger.steps(id)
     output = settings.writer()
     if form is not None:
@@ -109,17 +108,27 @@ async def signal(
 
     If a name is unknown, nothing is sent. A step that has ended gets nothing: its receipt says ignored.
     """
-    from signal_ledger import Workflow
     from signal_ledger_adapters.timeline import printable
 
     body = parse_payload(payload)
-    async with settings.open(read_only=False) as ledger:
-        loaded = await Workflow.load(id, via=ledger)
+    async with AsyncExitStack() as stack:
+        with nothing_sent():
+            ledger = await stack.enter_async_context(settings.open(read_only=False))
+            loaded = await _load(id, ledger)
         unknown = [step for step in steps if step not in loaded.job_ids]
         if unknown:
             known = ", ".join(map(printable, loaded.job_ids))
             raise LookupError(f"workflow {id}: there is no step {unknown[0]!r}; there are {known}")
         return await send(settings, loaded, list(steps), payload=body, channel=channel, key=key, source=source)
+
+
+async def _load(id: str, ledger: "Ledger") -> "Workflow":  # noqa: A002
+    from signal_ledger import Workflow
+
+    try:
+        return await Workflow.load(id, via=ledger)
+    except LookupError as error:
+        raise LookupError(f"{error}; `signal-ledger workflow --help` says where to find one") from error
 
 
 def _duration(found: "WorkflowStatus") -> str:
@@ -131,8 +140,9 @@ def _duration(found: "WorkflowStatus") -> str:
 def _say_steps(output: "Output", found: "WorkflowStatus", waits: "list[WaitingStep]") -> None:
     from signal_ledger_adapters.timeline import printable
 
+    limit = "with a deadline " if output.is_relative else "at most until "
     for step in waits[:_SHOWN_MAX]:
-        until = "" if step.wait.deadline_at is None else f", at most until {output.when(step.wait.deadline_at)}"
+        until = "" if step.wait.deadline_at is None else f", {limit}{output.when(step.wait.deadline_at)}"
         channel = "" if step.wait.channel is None else f" on {printable(step.wait.channel)}"
         output.say(f"{printable(step.name)} waits for a signal{channel}, since {output.when(step.wait.since)}{until}")
     for name, deps in list(found.held.items())[:_SHOWN_MAX]:
