@@ -181,8 +181,8 @@ def test_waits_are_filtered(file_site):
     assert [row["job_id"] for row in found] == [file_site.jobs["deadline"]]
 
 
-def test_a_payload_of_any_kind_is_shown_when_it_is_asked_for_and_is_one_line(site):
-    found = run("history", site.jobs["parcel"], "--payload", url=site.url)
+def test_a_payload_of_any_kind_is_shown_when_it_is_asked_for_and_is_one_line(server_site):
+    found = run("history", server_site.jobs["parcel"], "--payload", url=server_site.url)
     assert {row["key"]: row["payload"] for row in found.jsonl} == AS_JSON
     assert list(found.jsonl[0]) == [key for key in keys(views.EVENTS, payload=True) if key != "payload_error"]
     assert found.out.isascii()
@@ -219,9 +219,9 @@ def test_a_graph_is_drawn_in_other_languages(file_site):
     assert "\x1b" not in mermaid + dot
 
 
-def test_a_saved_history_without_payloads_holds_none(site, tmp_path):
+def test_a_saved_history_without_payloads_holds_none(file_site, tmp_path):
     path = tmp_path / "history"
-    done = run("history", site.jobs["twice"], "--save", path, url=site.url)
+    done = run("history", file_site.jobs["twice"], "--save", path, url=file_site.url)
     assert done.jsonl == [{"file": str(path), "events": 8}]
     assert SECRET not in path.read_text()
 

@@ -65,21 +65,23 @@ def test_what_cannot_be_asked_ends_with_2(file_site):
     assert "after: expected the cursor of a waiting job, got 'x'" in told
 
 
-def test_what_is_not_there_ends_with_3(site):
-    assert refused("timeline", 404, url=site.url, status=3) == (
+def test_what_is_not_there_ends_with_3(server_site):
+    assert refused("timeline", 404, url=server_site.url, status=3) == (
         "signal-ledger: there is no job 404, and the log has no events of it\n"
     )
-    told = refused("workflow", "signal", site.workflow, "nope", "-p", f'"{SECRET}"', url=site.url, status=3)
+    told = refused(
+        "workflow", "signal", server_site.workflow, "nope", "-p", f'"{SECRET}"', url=server_site.url, status=3
+    )
     assert (
         "there is no step 'nope'; there are approval, =cmd|' /C calc'!A0, two\\nlines\\r\\x1b[2J\\x1b]0;owned\\x07\n"
         in told
     )
 
 
-def test_a_job_without_events_is_told_of(site):
-    done = run("history", site.jobs["silent"], url=site.url)
+def test_a_job_without_events_is_told_of(server_site):
+    done = run("history", server_site.jobs["silent"], url=server_site.url)
     assert (done.status, done.out) == (0, "")
-    assert done.err == f"job {site.jobs['silent']} has no events yet: shop.two\\nlines\\r, scheduled\n"
+    assert done.err == f"job {server_site.jobs['silent']} has no events yet: shop.two\\nlines\\r, scheduled\n"
 
 
 def test_a_signal_to_a_job_that_has_ended_ends_with_3_and_a_key_of_another_with_4(own_site):

@@ -28,8 +28,8 @@ def rerun(site, folder, history, worker, *options):
     return run("rerun", history, "--worker", worker, *options, url=site.url, cwd=folder)
 
 
-def test_a_worker_of_the_current_folder_is_run_again(site, folder):
-    done = rerun(site, folder, site.jobs["purchase"], "app.workers.Purchase", "-o", "json")
+def test_a_worker_of_the_current_folder_is_run_again(server_site, folder):
+    done = rerun(server_site, folder, server_site.jobs["purchase"], "app.workers.Purchase", "-o", "json")
     assert (done.status, done.err) == (0, "")
     told = done.json
     assert (told["ok"], told["ended"], told["worker"], told["run"]) == (True, "returned", "app.workers.Purchase", 1)
