@@ -1,6 +1,5 @@
 """How the program ends: its exit statuses, and which error ends it with which."""
 
-import sqlite3
 from enum import IntEnum
 
 PROGRAM = "signal-ledger"
@@ -85,6 +84,8 @@ def failure_of(error: Exception) -> Failure | None:  # noqa: PLR0911 - a row for
 
 
 def _is_of_lock(cause: BaseException | None) -> bool:
+    import sqlite3
+
     code = getattr(cause, "sqlite_errorcode", None)
     return isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_BUSY
 
