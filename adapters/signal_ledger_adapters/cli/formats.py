@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol, TextIO
@@ -10,7 +10,8 @@ from typing import Protocol, TextIO
 from signal_ledger.instants import to_text
 from signal_ledger_adapters.cli.views import Field, Row
 
-_ONLY_OF_DELIVERIES = ("payload", "payload_error")
+_PAYLOAD = "payload"
+_ONLY_OF_DELIVERIES = (_PAYLOAD, "payload_error")
 
 
 class Rows(Protocol):
@@ -64,7 +65,10 @@ class Array:
 
 
 class Csv:
-    """A header, and a row a line: as RFC 4180, but for the ends of lines. The arguments are those of `Lines`."""
+    """A header, and a row a line: as RFC 4180, but for the ends of lines. The arguments are those of `Lines`.
+
+    A payload is JSON whatever it is: else 1 and "1" would be the same, and so would None and no payload at all.
+    """
 
     def __init__(self, stream: TextIO, fields: Sequence[Field]) -> None:
         self._writer = csv.writer(stream, lineterminator="\n")
@@ -73,7 +77,12 @@ class Csv:
 
     def add(self, row: Row) -> None:
         """Write a row."""
-        self._writer.writerow([_cell(row.get(field.key)) for field in self._fields])
+        self._writer.writerow(
+            [
+                _dump(row[_PAYLOAD]) if field.key == _PAYLOAD and _PAYLOAD in row else _cell(row.get(field.key))
+                for field in self._fields
+            ]
+        )
 
     def end(self) -> None:
         """Nothing comes after the last one."""
@@ -90,7 +99,7 @@ def _document(fields: Sequence[Field], row: Row) -> dict[str, object]:
     }
 
 
-def _dump(document: Mapping[str, object]) -> str:
+def _dump(document: object) -> str:
     # ASCII, as json has it by itself: what a program reads must not steer the terminal that it is looked at on.
     return json.dumps(document, default=_plain)
 
@@ -114,4 +123,4 @@ def _cell(value: object) -> object:
         case None | str() | int() | float():
             return value
         case _:
-            return json.dumps(value, default=_plain)
+            return _dump(value)
