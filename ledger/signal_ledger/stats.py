@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 from statistics import fmean
-from typing import Self
+from typing import Self, assert_never
 
 from signal_ledger.errors import SchemaError
 from signal_ledger.events import Awaited, Closed, Consumed, Delivered, DeliveryOutcome, Kind, Snoozed, TimedOut
@@ -159,6 +159,8 @@ class Tally:
                 self._waits.pop(event.channel, None)
                 self._timed_out_on.add(event.channel)
                 self._timed_out += counts
+            case _:
+                assert_never(event)
 
     def _forget_run(self) -> None:
         self._waits: dict[str, _Wait] = {}

@@ -1,7 +1,6 @@
 """How the program ends: its exit statuses, and which error ends it with which."""
 
 import re
-import sqlite3
 from enum import IntEnum
 
 PROGRAM = "signal-ledger"
@@ -101,6 +100,8 @@ def failure_of(error: Exception) -> Failure | None:  # noqa: PLR0911 - a row for
 
 
 def _is_of_lock(cause: BaseException | None) -> bool:
+    import sqlite3
+
     code = getattr(cause, "sqlite_errorcode", None)
     return isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_BUSY
 
