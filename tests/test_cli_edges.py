@@ -14,10 +14,11 @@ from oban import Job, worker
 from signal_ledger import await_signal, lite, open_ledger
 from signal_ledger_adapters.cli.completions import waiting_jobs
 from signal_ledger_adapters.cli.exits import without_passwords
+from signal_ledger_adapters.cli.formats import Csv
 from signal_ledger_adapters.cli.output import Output
 from signal_ledger_adapters.cli.rows import of_event
 from signal_ledger_adapters.cli.settings import Settings
-from signal_ledger_adapters.cli.views import EVENTS
+from signal_ledger_adapters.cli.views import EVENTS, OUTBOX
 from tests.cli.program import PROGRAM, SECRET, environment, run
 from tests.eventually import eventually
 
@@ -97,6 +98,17 @@ async def test_payloads_of_csv_come_back_as_they_were(url):
     stream.seek(0)
     cells = [row["payload"] for row in csv.DictReader(stream)]
     assert cells == ["1", '"1"', "null", '""', "true", '"true"', "[1]", '"[1]"', r'"a\r\nb"', ""]
+
+
+def test_no_text_begins_a_row_of_csv():
+    texts = ["a\rb", "a\nb", "a\r\n", '"', ",", "\r", "a\r9,forged", "\n", "x"]
+    stream = io.StringIO()
+    rows = Csv(stream, OUTBOX.fields)
+    for text in texts:
+        rows.add({"source": text, "refusal": text})
+    found = list(csv.DictReader(io.StringIO(stream.getvalue(), newline="")))
+    assert [(row["source"], row["refusal"]) for row in found] == [(text, text) for text in texts]
+    assert stream.getvalue().endswith(",x,\n")
 
 
 async def test_channels_do_not_steer_the_shell_that_completes_jobs(url):

@@ -10,6 +10,7 @@ from typing import Protocol, TextIO
 from signal_ledger.instants import to_text
 from signal_ledger_adapters.cli.views import Field, Row
 
+_END = "\r\n"
 _PAYLOAD = "payload"
 _ONLY_OF_DELIVERIES = (_PAYLOAD, "payload_error")
 
@@ -71,7 +72,7 @@ class Csv:
     """
 
     def __init__(self, stream: TextIO, fields: Sequence[Field]) -> None:
-        self._writer = csv.writer(stream, lineterminator="\n")
+        self._writer = csv.writer(_LinesOf(stream), lineterminator=_END)
         self._fields = fields
         self._writer.writerow([field.key for field in fields])
 
@@ -86,6 +87,21 @@ class Csv:
 
     def end(self) -> None:
         """Nothing comes after the last one."""
+
+
+class _LinesOf:
+    """Ends the rows of a `csv.writer` with a line feed alone.
+
+    The writer itself has to think that they end in both characters: before Python 3.13 it quotes, of the two, only
+    those that end its lines, and a bare carriage return would begin a row of its own for who reads it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        """Write a row; the writer hands it over in one piece."""
+        return self._stream.write(row.removesuffix(_END) + "\n")
 
 
 def write_object(stream: TextIO, fields: Sequence[Field], row: Row) -> None:
