@@ -75,14 +75,15 @@ class Output:
         They count from the first one, if they are to be relative. The date is left out, if it is the same one.
 
         Returns:
-            That date with its time zone, if so.
+            That date with its time zone, if so; with both zones, if clocks are changed meanwhile.
         """
         zone = _ZONES.get(self._times)
-        there = first.astimezone(zone)
+        there, last_there = first.astimezone(zone), last.astimezone(zone)
         day = there.date()
-        is_one_day = last.astimezone(zone).date() == day
+        is_one_day = last_there.date() == day
         self.when = self._clock(words.since(first), day=day if is_one_day else None)
-        return f"{day} {there.tzname()}" if is_one_day and self._times in _ZONES else None
+        zones = "/".join(dict.fromkeys([str(there.tzname()), str(last_there.tzname())]))
+        return f"{day} {zones}" if is_one_day and self._times in _ZONES else None
 
     def _clock(self, relative: When, *, day: date | None = None, milliseconds: bool = True) -> When:
         if self._times not in _ZONES:

@@ -1,7 +1,7 @@
 """Audit queries on SQLite, with SQLAlchemy: each reads through an index and returns the core's values."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from sqlalchemy import Select, Text, func, select, text, type_coerce
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from signal_ledger.cursors import cursor_place, cursor_position, position_cursor
+from signal_ledger.errors import SchemaError
 from signal_ledger.evolve import fold
 from signal_ledger.instants import to_text
 from signal_ledger.names import JobId
@@ -55,6 +56,9 @@ from signal_ledger_adapters.sqlite.tables import (
 
 _ROWS_AT_ONCE = 500
 
+# What a row that somebody has damaged leads to.
+_UNREADABLE = (ValueError, TypeError, KeyError)
+
 
 class Audit:
     """The questions of `signal_ledger.ports.LedgerStore` that only read.
@@ -69,11 +73,15 @@ class Audit:
         self._path = path
 
     async def state(self, job_id: JobId) -> WaitState:
-        """Return the stored projection of a job; folded from the log if it is missing."""
+        """Return the stored projection of a job; folded from the log if it is missing, or cannot be read."""
         query = select(*state_columns).where(waits.c.job_id == job_id)
         async with reading(self._engine, self._path) as connection:
             row = (await connection.execute(query)).one_or_none()
-        return fold(job_id, await self.history(job_id)) if row is None else to_state(job_id, row)
+        # As one that is missing is: whoever writes next folds it anew, too.
+        with suppress(*_UNREADABLE):
+            if row is not None:
+                return to_state(job_id, row)
+        return fold(job_id, await self.history(job_id))
 
     async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
         """Return a stream in the order of its versions, up to and including ``cursor``."""
@@ -151,16 +159,26 @@ class Audit:
         return [to_stored_signal(row) for row in rows]
 
     async def _waiting(self, query: Select[*tuple[Any, ...]]) -> list[WaitingJob]:
-        async with reading(self._engine, self._path) as connection:
-            rows = (await connection.execute(query)).all()
-        return [to_waiting_job(row) for row in rows]
+        async with self._readable("a stored wait state", "rebuild() folds all anew"):
+            async with reading(self._engine, self._path) as connection:
+                rows = (await connection.execute(query)).all()
+            return [to_waiting_job(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
-        async with reading(self._engine, self._path) as connection:
-            rows = (await connection.execute(query)).all()
-        return [
-            from_stored(StoredEvent._make(row[1:]), position=row[0], cursor=position_cursor(row[0])) for row in rows
-        ]
+        async with self._readable("an event", "verify() tells which"):
+            async with reading(self._engine, self._path) as connection:
+                rows = (await connection.execute(query)).all()
+            return [
+                from_stored(StoredEvent._make(row[1:]), position=row[0], cursor=position_cursor(row[0])) for row in rows
+            ]
+
+    @asynccontextmanager
+    async def _readable(self, what: str, advice: str) -> AsyncGenerator[None, None]:
+        """Say that a row was damaged: what it stumbles over is no error of the caller's."""
+        try:
+            yield
+        except _UNREADABLE as error:
+            raise SchemaError(f"{self._path}: {what} is damaged and cannot be read; {advice}") from error
 
 
 class SqliteSnapshot:

@@ -69,7 +69,7 @@ def rerun(
 
     That is the history of a JOB in the database, or a saved FILE. Each await returns, or raises, what it did then.
     Nothing is written, and no signal is sent. It ends with 1 if the worker does something else than the history holds.
-    Workers are looked for in the current folder, too.
+    What the worker prints and raises is shown as it is. Workers are looked for in the current folder, too.
     """
     from signal_ledger import rerun as rerun_worker
     from signal_ledger_adapters.cli.debugging import debugged
