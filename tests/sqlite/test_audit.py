@@ -104,6 +104,10 @@ async def test_l3_an_altered_projection_is_found_and_rebuilt(bench, tamper):
     for change in (
         "UPDATE signal_ledger_waits SET status = 'idle'",
         "UPDATE signal_ledger_waits SET waits = 'nonsense'",
+        "UPDATE signal_ledger_waits SET ordinal = coalesce(ordinal, 0) + 1",
+        "UPDATE signal_ledger_waits SET since = '2026-11-23T12:30:00.000000Z'",
+        "UPDATE signal_ledger_waits SET since = 'nonsense'",
+        "UPDATE signal_ledger_waits SET deadline_at = '2026-11-23T12:30:00.000000Z'",
         "DELETE FROM signal_ledger_waits",
         """INSERT INTO signal_ledger_waits
            SELECT 99, run, version, recorded_at, status, current, ordinal, since, deadline_at, execution, waits,

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from signal_ledger.cursors import cursor_place, cursor_position, position_cursor
 from signal_ledger.errors import SchemaError
 from signal_ledger.evolve import fold
-from signal_ledger.instants import to_text
+from signal_ledger.instants import from_text, to_text
 from signal_ledger.names import JobId
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, StoredStep, UnreadableEvent, WaitingJob
@@ -26,6 +26,7 @@ from signal_ledger_adapters.queries import (
     Deliveries,
     branches,
     first_waits,
+    shows,
     to_stored_signal,
     to_waiting_job,
 )
@@ -211,10 +212,12 @@ class SqliteSnapshot:
 
     async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
         """Yield the stored projections, ordered by job; None for one that cannot be read."""
-        query = select(waits.c.job_id, *state_columns).order_by(waits.c.job_id)
+        # As they are stored: what is no instant is a finding, and no error.
+        shown = [type_coerce(column, Text) for column in (waits.c.since, waits.c.deadline_at)]
+        query = select(waits.c.job_id, waits.c.ordinal, *shown, *state_columns).order_by(waits.c.job_id)
         async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
-            async for job_id, *columns in rows:
-                yield JobId(job_id), _state_or_none(JobId(job_id), columns)
+            async for job_id, ordinal, since, deadline_at, *columns in rows:
+                yield JobId(job_id), _state_or_none(JobId(job_id), columns, (ordinal, since, deadline_at))
 
     async def steps(self) -> AsyncIterator[StoredStep]:
         """Yield the stored steps of workflows, ordered by job."""
@@ -265,8 +268,13 @@ def _step_or_none(columns: Sequence[Any]) -> Step | None:
         return None
 
 
-def _state_or_none(job_id: JobId, columns: list[Any]) -> WaitState | None:
+def _state_or_none(
+    job_id: JobId, columns: list[Any], shown: tuple[int | None, str | None, str | None]
+) -> WaitState | None:
+    ordinal, *instants = shown
     try:
-        return to_state(job_id, columns)
+        state = to_state(job_id, columns)
+        since, deadline_at = [None if text is None else from_text(text) for text in instants]
     except (ValueError, TypeError, KeyError, RuntimeError):
         return None
+    return state if shows(state, ordinal, since, deadline_at) else None
