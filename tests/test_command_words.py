@@ -97,7 +97,7 @@ def story(folder, *, length):
     [
         (timedelta(hours=1), (), "; 2026-10-25 CEST"),
         (timedelta(hours=1), ("--times", "utc"), "; 2026-10-24 UTC"),
-        (timedelta(hours=30), (), "; times in CEST, later CET"),
+        (timedelta(hours=30), (), "; times in CEST/CET"),
         (timedelta(hours=30), ("--times", "utc"), "; times in UTC"),
         (timedelta(hours=30), ("--times", "relative"), ""),
     ],

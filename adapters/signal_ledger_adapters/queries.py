@@ -12,7 +12,7 @@ from signal_ledger.events import KIND_OF, Kind
 from signal_ledger.names import DEFAULT_CHANNEL, JobId, SignalId, public_channel
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, WaitingJob
-from signal_ledger.wait_state import Status
+from signal_ledger.wait_state import Status, WaitState
 
 FEW_WAITS_MAX = 1000
 """Waits that end before an instant are sorted if they are so few; else enough of them are met among all."""
@@ -122,6 +122,14 @@ def to_waiting_job(row: Row[Any]) -> WaitingJob:
         since=row.since,
         deadline_at=row.deadline_at,
         cursor=wait_cursor(row.since, JobId(row.job_id)),
+    )
+
+
+def shows(state: WaitState, ordinal: int | None, since: datetime | None, deadline_at: datetime | None) -> bool:
+    """Say whether the columns that who-waits is answered by are those of the wait that a stored state speaks of."""
+    wait = state.wait
+    return (ordinal, since, deadline_at) == (
+        (None, None, None) if wait is None else (wait.ordinal, wait.since, wait.deadline_at)
     )
 
 

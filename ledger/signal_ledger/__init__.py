@@ -215,7 +215,7 @@ def lite(
         live_share=live_share,
         prune_after=prune_after,
         limits=to_limits(limits),
-        clock=composition.utc_now if clock is None else clock,
+        clock=clock,
     )
 
 

@@ -291,7 +291,7 @@ class Ledger(CanSignal):
         """Count what an operator asks about: open waits, time to decision, time-outs, late signals.
 
         With ``since`` it reads the streams of the jobs that something was recorded of from then on; without, the whole
-        log, at one moment. Either takes memory for the decisions that it counts, some 30 bytes each, and for the ids of
+        log, at one moment. Either takes memory for the decisions that it counts, some 80 bytes each, and for the ids of
         the jobs in the first case. The open waits are those of now.
 
         Args:
@@ -332,7 +332,9 @@ class Ledger(CanSignal):
                 progress(Progress(events=tally.events, total=total, streams=tally.streams, found=0))
         if progress is not None:
             progress(Progress(events=tally.events, total=tally.events, streams=tally.streams, found=0))
-        return tally.result([wait async for wait in self._all_waits(stored_channel)])
+        async for wait in self._all_waits(stored_channel):
+            tally.add_wait(wait)
+        return tally.result()
 
     async def _all_events(self) -> AsyncGenerator[tuple[RecordedEvent, int], None]:
         """Yield the whole log, stream after stream, each event with about how many there are."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 from statistics import fmean
-from typing import Self
+from typing import Self, assert_never
 
 from signal_ledger.errors import SchemaError
 from signal_ledger.events import Awaited, Closed, Consumed, Delivered, DeliveryOutcome, Kind, Snoozed, TimedOut
@@ -129,6 +129,8 @@ class Tally:
         self._late = 0
         self._decisions_s: list[float] = []
         self._resumptions_s: list[float] = []
+        self._open_waits: Counter[str | None] = Counter()
+        self._oldest: WaitingJob | None = None
         self._job_id: int | None = None
         self._forget_run()
 
@@ -157,6 +159,8 @@ class Tally:
                 self._waits.pop(event.channel, None)
                 self._timed_out_on.add(event.channel)
                 self._timed_out += counts
+            case _:
+                assert_never(event)
 
     def _forget_run(self) -> None:
         self._waits: dict[str, _Wait] = {}
@@ -204,19 +208,20 @@ class Tally:
             self._decisions_s.append((delivered_at - wait.begun_at).total_seconds())
             self._resumptions_s.append((at - delivered_at).total_seconds())
 
-    def result(self, waits: Sequence[WaitingJob]) -> Stats:
-        """Sum up.
+    def add_wait(self, wait: WaitingJob) -> None:
+        """Go on with the next wait that is open now, the oldest first."""
+        self._oldest = self._oldest or wait
+        self._open_waits[wait.channel] += 1
 
-        Args:
-            waits: The waits that are open now, the oldest first.
-        """
+    def result(self) -> Stats:
+        """Sum up."""
         return Stats(
             since=self._since,
             until=self._until,
             events=self.events,
             streams=self.streams,
-            open_waits=dict(Counter(wait.channel for wait in waits)),
-            oldest=waits[0] if waits else None,
+            open_waits=dict(self._open_waits),
+            oldest=self._oldest,
             delivered=dict(self._delivered),
             consumed=self._consumed,
             timed_out=self._timed_out,

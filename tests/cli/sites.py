@@ -125,7 +125,7 @@ async def furnish(site, engine):
     await enqueue("parcel", parcel)
     for name, payload in PAYLOADS.items():
         await engine.signal(site.jobs["parcel"], payload, source="post", key=name)
-    await enqueue("silent", Job(worker="shop.Silent", args={"secret": SECRET}, schedule_in=9 * day_s))
+    await enqueue("silent", Job(worker=f"shop.{TEXTS['lines']}", args={"secret": SECRET}, schedule_in=9 * day_s))
     gone = await enqueue("gone", Job(worker="shop.Gone", args={"secret": SECRET}, schedule_in=9 * day_s))
     await engine.signal(gone, approved)
     await engine.delete_job(gone)
@@ -141,7 +141,7 @@ async def furnish_workflow(site, engine):
     workflow = Workflow("the\x1b[2Jorder")
     workflow.add("approval", Approval.new({"secret": SECRET}))
     workflow.add(TEXTS["formula"], Charge.new({"secret": SECRET}), deps="approval")
-    workflow.add(TEXTS["lines"], Charge.new({"secret": SECRET}), deps=["approval", TEXTS["formula"]])
+    workflow.add(TEXTS["lines"] + TEXTS["escapes"], Charge.new({"secret": SECRET}), deps=["approval", TEXTS["formula"]])
     jobs = await engine.enqueue_many(workflow)
     site.workflow, site.jobs["step"] = workflow.id, jobs[0].id
 

@@ -1,5 +1,6 @@
 """How the program ends: each exit status, with one line that says why and quotes no secret."""
 
+import getpass
 import os
 import sqlite3
 import subprocess
@@ -10,10 +11,7 @@ import pytest
 from signal_ledger_adapters.postgres.scratch import scratch_cluster
 from tests.cli.program import PROGRAM, environment, on_terminal, run, started
 from tests.cli.sites import SECRET, all_of
-from tests.postgres.conftest import cluster
 from tests.postgres.faults.server import halted
-
-__all__ = ["cluster"]
 
 NOWHERE = f"postgresql://ada:{SECRET}@127.0.0.1:1/app"
 
@@ -68,18 +66,23 @@ def test_what_cannot_be_asked_ends_with_2(file_site):
     assert "after: expected the cursor of a waiting job, got 'x'" in told
 
 
-def test_what_is_not_there_ends_with_3(site):
-    assert refused("timeline", 404, url=site.url, status=3) == (
+def test_what_is_not_there_ends_with_3(server_site):
+    assert refused("timeline", 404, url=server_site.url, status=3) == (
         "signal-ledger: there is no job 404, and the log has no events of it\n"
     )
-    told = refused("workflow", "signal", site.workflow, "nope", "-p", f'"{SECRET}"', url=site.url, status=3)
-    assert "there is no step 'nope'; there are approval, =cmd|' /C calc'!A0, two\\nlines\\r\n" in told
+    told = refused(
+        "workflow", "signal", server_site.workflow, "nope", "-p", f'"{SECRET}"', url=server_site.url, status=3
+    )
+    assert (
+        "there is no step 'nope'; there are approval, =cmd|' /C calc'!A0, two\\nlines\\r\\x1b[2J\\x1b]0;owned\\x07\n"
+        in told
+    )
 
 
-def test_a_job_without_events_is_told_of(site):
-    done = run("history", site.jobs["silent"], url=site.url)
+def test_a_job_without_events_is_told_of(server_site):
+    done = run("history", server_site.jobs["silent"], url=server_site.url)
     assert (done.status, done.out) == (0, "")
-    assert done.err == f"job {site.jobs['silent']} has no events yet: shop.Silent, scheduled\n"
+    assert done.err == f"job {server_site.jobs['silent']} has no events yet: shop.two\\nlines\\r, scheduled\n"
 
 
 def test_a_signal_to_a_job_that_has_ended_ends_with_3_and_a_key_of_another_with_4(own_site):
@@ -87,17 +90,18 @@ def test_a_signal_to_a_job_that_has_ended_ends_with_3_and_a_key_of_another_with_
     done = run("signal", own_site.jobs["purchase"], parcel, "-p", "@-", "--key", "k", url=url, stdin=b'{"a": 1}')
     assert done.status == 3
     assert [(row["outcome"], row["reason"]) for row in done.jsonl] == [("ignored", "completed"), ("buffered", None)]
-    told = refused("signal", parcel, "-p", f'"{SECRET}"', "--key", "k", url=url, status=4)
+    told = refused("signal", parcel, "-p", f'"{SECRET}"', "--key", "k", "-vv", url=url, status=4)
     assert "key 'k' already belongs to delivery" in told
     again = run("signal", parcel, "-p", '{"a": 1}', "--key", "k", "-o", "csv", url=url)
     assert (again.status, again.csv[0]["outcome"], again.csv[0]["reason"]) == (0, "duplicate", "pending")
     # `own_site` is asked last: opening a file for a moment changes what is beside it.
     [delivery] = [event for event in own_site.ask(lambda ledger: ledger.history(parcel)) if event.key == "k"]
-    assert (delivery.source, delivery.payload) == (os.environ.get("LOGNAME") or "root", {"a": 1})
+    assert (delivery.source, delivery.payload) == (getpass.getuser(), {"a": 1})
 
 
 def test_steps_are_signalled_by_their_names(own_site):
-    done = run("workflow", "signal", own_site.workflow, "approval", "-p", "1", "--source", "me", url=own_site.url)
+    done = run("workflow", "signal", own_site.workflow, "approval", "-p", f'"{SECRET}"', "--source", "me", "-vv",
+               url=own_site.url)  # fmt: skip
     assert (done.status, done.jsonl[0]["outcome"]) == (0, "woken"), done.err
     assert own_site.ask(lambda ledger: ledger.history(own_site.jobs["step"]))[-1].source == "me"
 
@@ -179,7 +183,7 @@ def test_a_lock_that_outlasts_the_timeout_ends_a_signal_with_5_and_its_key_makes
     job_id, url = own_database.jobs["parcel"], own_database.url
     with psycopg.connect(url) as other:
         other.execute("SELECT FROM oban_jobs WHERE id = %s FOR UPDATE", [job_id])
-        told = refused("signal", job_id, "-p", '["once"]', "--timeout", 1, url=url, status=5)
+        told = refused("signal", job_id, "-p", '["once"]', "--timeout", 1, "-vv", url=url, status=5)
     key = told.partition("--key ")[2].partition(" ")[0]
     assert "the signal may or may not have been stored" in told
     for _ in range(2):
@@ -198,7 +202,7 @@ def test_a_locked_file_ends_with_5_and_nothing_is_written(own_file):
     assert len(own_file.ask(lambda ledger: ledger.history(own_file.jobs["parcel"]))) == before
 
 
-@pytest.mark.parametrize("line", ["export", "events -o table", "waiting -o table"])
+@pytest.mark.parametrize("line", ["export", "events -o table"])
 def test_a_reader_that_goes_away_ends_it_with_141_and_without_a_word(file_site, line):
     reading, writing = os.pipe()
     os.close(reading)

@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
@@ -80,21 +82,31 @@ def test_a_signal_that_is_under_way_in_a_file_is_finished_when_it_is_interrupted
 
 
 def test_what_follows_the_log_misses_nothing_and_ends_at_ctrl_c(own_site):
-    count = 50
-    job_id = own_site.jobs["parcel"]
+    job_id, enough = own_site.jobs["parcel"], threading.Event()
 
     async def write():
         async with open_ledger(own_site.url) as ledger:
-            for number in range(count):
+            number = 0
+            while not enough.is_set():
                 await ledger.signal(job_id, number, channel="counted", source=str(number))
+                number += 1
+        return number
 
-    with started("tail", "-f", "-n", "1", "--job", job_id, "--kind", "delivered", url=own_site.url) as process:
-        # The last event so far: it follows, or will without a gap.
-        assert json.loads(process.stdout.readline())["key"] == "escapes"
-        asyncio.run(write())
-        followed = [json.loads(process.stdout.readline())["source"] for _ in range(count)]
+    # It looks for the last events, and goes on behind them, while more are written.
+    with (
+        ThreadPoolExecutor() as threads,
+        started("tail", "-f", "-n", 10_000, "--job", job_id, "--channel", "counted", url=own_site.url) as process,
+    ):
+        writing = threads.submit(asyncio.run, write())
+        try:
+            shown = [process.stdout.readline()]
+            while len(shown) < 50 + json.loads(shown[0])["version"]:
+                shown.append(process.stdout.readline())
+        finally:
+            enough.set()
+        shown += [process.stdout.readline() for _ in range(writing.result() - len(shown))]
         done = interrupted(process)
-    assert followed == [str(number) for number in range(count)]
+    assert [json.loads(line)["source"] for line in shown] == [str(number) for number in range(len(shown))]
     assert (done.status, done.out, done.err) == (130, "", "signal-ledger: interrupted\n")
 
 

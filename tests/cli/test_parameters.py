@@ -15,15 +15,21 @@ from hypothesis import given
 
 from signal_ledger.errors import DeliveryUnknown, KeyConflict, SchemaError
 from signal_ledger.events import Kind
+from signal_ledger.ledger import Ledger
 from signal_ledger.ports import StoreUnavailableError
+from signal_ledger.recorded import from_stored
+from signal_ledger.stored import to_stored
 from signal_ledger.testing.strategies import payloads
 from signal_ledger_adapters.cli import words
+from signal_ledger_adapters.cli.commands.log import _last
 from signal_ledger_adapters.cli.exits import Exit, escaped, failure_of
 from signal_ledger_adapters.cli.formats import Array, Csv, Lines
 from signal_ledger_adapters.cli.parameters import AGO, AHEAD, JOB, KINDS, parse_arguments, parse_payload
 from signal_ledger_adapters.cli.payloads import to_json
 from signal_ledger_adapters.cli.saving import whole_file
 from signal_ledger_adapters.cli.views import VIEWS, Field
+from tests.core.given import delivered
+from tests.core.test_stats import filled
 
 SECRET = "swordfish"
 
@@ -212,6 +218,22 @@ def test_nothing_is_lost_in_json(payload):
 def test_what_json_has_no_word_for_is_tagged():
     assert to_json({"$": math.inf}) == {"$map": [["$", {"$float": "inf"}]]}
     assert to_json([math.nan, Atom("nan"), "nan"]) == [{"$float": "nan"}, {"$atom": "nan"}, "nan"]
+
+
+# The log
+
+
+async def test_the_last_events_are_the_last_of_the_log_also_where_clocks_have_stepped():
+    now = datetime.now(UTC)
+    streams = []
+    for job_id, seconds in enumerate((30, 3, 20, 2), start=1):
+        row = to_stored(delivered(), job_id=job_id, version=1, recorded_at=now - timedelta(seconds=seconds))
+        streams.append([from_stored(row, position=job_id, cursor="")])
+    ledger = Ledger(filled(streams), None)
+    for lines, expected in {1: [4], 2: [3, 4], 3: [2, 3, 4], 9: [1, 2, 3, 4], 0: []}.items():
+        assert [event.job_id for event in await _last(ledger, lines, {})] == expected
+    assert [event.job_id for event in await _last(ledger, 2, {"job_id": 3})] == [3]
+    assert await _last(ledger, 2, {"job_id": 9}) == []
 
 
 # Rows

@@ -19,8 +19,8 @@ def folder(tmp_path):
     source = (app / "workers.py").read_text()
     (app / "changed.py").write_text(source.replace("range(2)", "range(3)"))
     (app / "raises.py").write_text(source.replace('"votes": len(votes)', '"votes": 1 / 0'))
+    (app / "loud.py").write_text(source.replace("return Record(", "raise ValueError('\\x1b[2Jloud') or ("))
     (app / "broken.py").write_text("raise RuntimeError('no settings')")
-    (app / "syntax.py").write_text("def process(:")
     return tmp_path
 
 
@@ -28,8 +28,8 @@ def rerun(site, folder, history, worker, *options):
     return run("rerun", history, "--worker", worker, *options, url=site.url, cwd=folder)
 
 
-def test_a_worker_of_the_current_folder_is_run_again(site, folder):
-    done = rerun(site, folder, site.jobs["purchase"], "app.workers.Purchase", "-o", "json")
+def test_a_worker_of_the_current_folder_is_run_again(server_site, folder):
+    done = rerun(server_site, folder, server_site.jobs["purchase"], "app.workers.Purchase", "-o", "json")
     assert (done.status, done.err) == (0, "")
     told = done.json
     assert (told["ok"], told["ended"], told["worker"], told["run"]) == (True, "returned", "app.workers.Purchase", 1)
@@ -43,6 +43,11 @@ def test_a_worker_that_does_something_else_ends_with_1(file_site, folder):
     assert done.status == 1
     assert "diverged: " in done.out
     assert "\x1b" not in done.out
+
+
+def test_a_terminal_obeys_nothing_that_a_worker_raises(file_site, folder):
+    done = rerun(file_site, folder, file_site.jobs["purchase"], "app.loud.Purchase", "-o", "table")
+    assert (done.status, r"raised: ValueError: \x1b[2Jloud" in done.out, "\x1b" in done.out) == (0, True, False)
 
 
 def test_runs_attempts_and_ends_are_chosen(file_site, folder):
@@ -81,8 +86,6 @@ def _with_tests():
     ("worker", "cause"),
     [
         ("app.broken.Purchase", "RuntimeError: no settings"),
-        ("app.syntax.Purchase", "SyntaxError: invalid syntax"),
-        ("app.nowhere.Purchase", "ModuleNotFoundError: No module named 'app.nowhere'"),
         ("app.workers.Nobody", "found no worker 'app.workers.Nobody'"),
         ("Purchase", "expected the path of a worker, such as app.workers.Approval, got 'Purchase'"),
     ],

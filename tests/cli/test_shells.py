@@ -28,6 +28,8 @@ main()
         (["signal", "--help"], None),
         (["workflow", "status", "--help"], None),
         (["completion", "bash"], None),
+        (["completion", "zsh"], None),
+        (["completion", "fish"], None),
         ([], "signal-ledger wait"),
         ([], "signal-ledger timeline --"),
     ],

@@ -1,6 +1,7 @@
 """What `Ledger.stats` counts, against a slow count that looks at every event for itself; and how it ends early."""
 
 import asyncio
+import gc
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -14,12 +15,13 @@ from signal_ledger.errors import SchemaError
 from signal_ledger.events import Awaited, Consumed, Delivered, Snoozed, TimedOut
 from signal_ledger.ledger import Ledger
 from signal_ledger.memory import MemoryStore, MemoryUnit
-from signal_ledger.ports import UnreadableEvent
+from signal_ledger.names import JobId
+from signal_ledger.ports import UnreadableEvent, WaitingJob
 from signal_ledger.stats import COUNTED, Durations, Tally, to_recorded
 from signal_ledger.stored import to_stored
 from signal_ledger.testing.clock import ManualClock
 from signal_ledger.testing.strategies import histories
-from signal_ledger.wait_state import WaitState
+from signal_ledger.wait_state import Status, WaitState
 from tests.core.given import at, awaited, closed, consumed, delivered, planned, recorded, snoozed, timed_out
 
 
@@ -27,7 +29,7 @@ def tally(*events, **options):
     counted = Tally(**options)
     for event in recorded(events):
         counted.add(event)
-    return counted.result([])
+    return counted.result()
 
 
 # What is counted, by example
@@ -234,6 +236,19 @@ async def test_all_open_waits_are_counted_page_by_page(monkeypatch):
         await asleep(bench, channel=channel)
     found = await Ledger(bench.store, None).stats()
     assert (found.open_waits, found.oldest.channel) == ({None: 2, "a": 3}, None)
+
+
+def test_of_the_open_waits_only_the_oldest_is_kept():
+    counted = Tally()
+    for number in range(1, 101):
+        counted.add_wait(
+            WaitingJob(job_id=JobId(number), run=1, status=Status.SNOOZED, channel=None, ordinal=1, since=at(number),
+                       deadline_at=None, cursor=f"w{number}")
+        )  # fmt: skip
+    kept = [each.job_id for each in gc.get_objects() if isinstance(each, WaitingJob) and each.cursor[1:].isdecimal()]
+    assert 1 in kept
+    assert len(kept) < 10
+    assert (counted.result().open_waits, counted.result().oldest.job_id) == ({None: 100}, 1)
 
 
 async def test_questions_are_checked():

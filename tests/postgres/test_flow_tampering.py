@@ -1,10 +1,11 @@
-"""Steps and edges that were altered behind the ledger's back are found by `verify`, and made anew by `rebuild`."""
+"""Steps, edges and waits, altered behind the ledger's back, are found by `verify`, and made anew by `rebuild`."""
 
 import psycopg
 import pytest
 
 from signal_ledger.jobs import JobState
 from signal_ledger.ledger import Ledger
+from signal_ledger.testing.contract.steps import asleep
 from tests.core.given import a_plan
 
 
@@ -46,3 +47,17 @@ async def test_f5_altered_steps_are_found_and_rebuilt(bench, ledger_url, steps, 
     await bench.store.rebuild()
     assert await rules(bench) == []
     assert await bench.store.steps("w") == steps
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["ordinal = 7", "since = since - interval '1 day'", "deadline_at = now()", "deadline_at = NULL", "since = NULL"],
+)
+async def test_l3_columns_that_show_another_wait_than_the_log_are_found_and_rebuilt(bench, ledger_url, change):
+    job_id, _ = await asleep(bench, wait_for=60)
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        connection.execute(f"UPDATE signal_ledger.waits SET {change}")
+    assert await rules(bench) == [(None, "L3 projection")]
+    await bench.store.rebuild()
+    assert await rules(bench) == []
+    assert [wait.job_id for wait in await Ledger(bench.store, None).waiting()] == [job_id]

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from signal_ledger.codec import encode
+from signal_ledger.errors import SchemaError
 from signal_ledger.jobs import JobState
 from signal_ledger.ledger import Ledger
 from signal_ledger.testing.bench import take
@@ -69,10 +70,44 @@ async def test_l1_a_deleted_event_is_found(bench, tamper):
     assert await rules(bench) == [(None, "L3 projection")]
 
 
+async def test_an_event_that_cannot_be_read_is_no_error_of_the_caller(bench, path, tamper):
+    tamper("UPDATE signal_ledger_events SET recorded_at = '2026-13-01T12:00:00.000000Z' WHERE version = 2")
+    ledger = Ledger(bench.store, None)
+    for ask in (ledger.history, ledger.replay, lambda job_id: ledger.events(job_id=job_id)):
+        with pytest.raises(SchemaError, match=re.escape(f"{path}: an event is damaged")):
+            await list_of(ask(1))
+
+
+async def test_l3_a_wait_state_that_cannot_be_read_is_folded_and_its_wait_is_no_error_of_the_caller(
+    bench, path, tamper
+):
+    job_id = await bench.insert()
+    await take(bench, job_id, await bench.fetch(job_id))
+    ledger = Ledger(bench.store, None)
+    right = await ledger.state(job_id)
+    for change in ("waits = '[[1]]'", "waits = '{'", "inboxes = '[1]'", "status = 'nonsense'"):
+        tamper(f"UPDATE signal_ledger_waits SET {change} WHERE job_id = {job_id}", unguarded=False)
+        assert await ledger.state(job_id) == right
+        await bench.store.rebuild()
+    tamper("UPDATE signal_ledger_waits SET since = 'nonsense' WHERE since IS NOT NULL", unguarded=False)
+    with pytest.raises(SchemaError, match=re.escape(f"{path}: a stored wait state is damaged")):
+        await ledger.waiting()
+    await bench.store.rebuild()
+    assert job_id in [wait.job_id for wait in await ledger.waiting()]
+
+
+async def list_of(asked):
+    return [each async for each in asked] if hasattr(asked, "__aiter__") else await asked
+
+
 async def test_l3_an_altered_projection_is_found_and_rebuilt(bench, tamper):
     for change in (
         "UPDATE signal_ledger_waits SET status = 'idle'",
         "UPDATE signal_ledger_waits SET waits = 'nonsense'",
+        "UPDATE signal_ledger_waits SET ordinal = coalesce(ordinal, 0) + 1",
+        "UPDATE signal_ledger_waits SET since = '2026-11-23T12:30:00.000000Z'",
+        "UPDATE signal_ledger_waits SET since = 'nonsense'",
+        "UPDATE signal_ledger_waits SET deadline_at = '2026-11-23T12:30:00.000000Z'",
         "DELETE FROM signal_ledger_waits",
         """INSERT INTO signal_ledger_waits
            SELECT 99, run, version, recorded_at, status, current, ordinal, since, deadline_at, execution, waits,

@@ -6,6 +6,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from signal_ledger_adapters.cli.settings import Settings
+from signal_ledger_adapters.timeline import printable
 
 _WAITS_MAX = 1000
 _PATIENCE_S = 2.0
@@ -25,7 +26,7 @@ async def _waiting(settings: Settings, incomplete: str) -> list[CompletionItem]:
     async with asyncio.timeout(_PATIENCE_S), settings.open() as ledger:
         waits = await ledger.waiting(limit=_WAITS_MAX)
     return [
-        CompletionItem(str(wait.job_id), help=f"waits on {wait.channel or 'the default channel'}")
+        CompletionItem(str(wait.job_id), help=f"waits on {printable(wait.channel or 'the default channel')}")
         for wait in waits
         if str(wait.job_id).startswith(incomplete)
     ]

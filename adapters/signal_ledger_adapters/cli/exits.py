@@ -1,6 +1,6 @@
 """How the program ends: its exit statuses, and which error ends it with which."""
 
-import sqlite3
+import re
 from enum import IntEnum
 
 PROGRAM = "signal-ledger"
@@ -23,6 +23,8 @@ class Exit(IntEnum):
     """The database did not answer in time, or is locked. The message says if a signal may have been stored."""
     UNUSABLE = 6
     """The database cannot be used: it is not there, not reachable, damaged, or holds no ledger of this version."""
+    FAILED = 70
+    """The program itself has failed, as nobody foresaw. BSD's EX_SOFTWARE; Python's own 1 would be a finding."""
     INTERRUPTED = 130
     """Ctrl-C."""
     CLOSED_PIPE = 141
@@ -34,6 +36,19 @@ def escaped(text: str) -> str:
     from signal_ledger_adapters.timeline import printable
 
     return "\n".join(map(printable, text.splitlines()))
+
+
+def without_passwords(text: str) -> str:
+    """Leave out the passwords of URLs.
+
+    >>> without_passwords("got 'postgresql://ada:hunter2@db/app?password=hunter2&a=b'")
+    "got 'postgresql://ada:***@db/app?password=***&a=b'"
+    """
+    return _PASSWORD.sub(r"\1***", text)
+
+
+# Behind a user's name, up to the last @ of the word, since a password may hold anything; or in the query.
+_PASSWORD = re.compile(r"(://[^\s:/@]*:|[?&]password=)(?:(?<=:)\S*(?=@)|(?<==)[^\s&'\"]*)", re.IGNORECASE)
 
 
 class Failure(Exception):  # noqa: N818 - named for the situation
@@ -85,6 +100,8 @@ def failure_of(error: Exception) -> Failure | None:  # noqa: PLR0911 - a row for
 
 
 def _is_of_lock(cause: BaseException | None) -> bool:
+    import sqlite3
+
     code = getattr(cause, "sqlite_errorcode", None)
     return isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_BUSY
 

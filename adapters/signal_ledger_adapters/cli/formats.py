@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol, TextIO
@@ -10,7 +10,9 @@ from typing import Protocol, TextIO
 from signal_ledger.instants import to_text
 from signal_ledger_adapters.cli.views import Field, Row
 
-_ONLY_OF_DELIVERIES = ("payload", "payload_error")
+_END = "\r\n"
+_PAYLOAD = "payload"
+_ONLY_OF_DELIVERIES = (_PAYLOAD, "payload_error")
 
 
 class Rows(Protocol):
@@ -64,19 +66,42 @@ class Array:
 
 
 class Csv:
-    """A header, and a row a line: as RFC 4180, but for the ends of lines. The arguments are those of `Lines`."""
+    """A header, and a row a line: as RFC 4180, but for the ends of lines. The arguments are those of `Lines`.
+
+    A payload is JSON whatever it is: else 1 and "1" would be the same, and so would None and no payload at all.
+    """
 
     def __init__(self, stream: TextIO, fields: Sequence[Field]) -> None:
-        self._writer = csv.writer(stream, lineterminator="\n")
+        self._writer = csv.writer(_LinesOf(stream), lineterminator=_END)
         self._fields = fields
         self._writer.writerow([field.key for field in fields])
 
     def add(self, row: Row) -> None:
         """Write a row."""
-        self._writer.writerow([_cell(row.get(field.key)) for field in self._fields])
+        self._writer.writerow(
+            [
+                _dump(row[_PAYLOAD]) if field.key == _PAYLOAD and _PAYLOAD in row else _cell(row.get(field.key))
+                for field in self._fields
+            ]
+        )
 
     def end(self) -> None:
         """Nothing comes after the last one."""
+
+
+class _LinesOf:
+    """Ends the rows of a `csv.writer` with a line feed alone.
+
+    The writer itself has to think that they end in both characters: before Python 3.13 it quotes, of the two, only
+    those that end its lines, and a bare carriage return would begin a row of its own for who reads it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        """Write a row; the writer hands it over in one piece."""
+        return self._stream.write(row.removesuffix(_END) + "\n")
 
 
 def write_object(stream: TextIO, fields: Sequence[Field], row: Row) -> None:
@@ -90,7 +115,7 @@ def _document(fields: Sequence[Field], row: Row) -> dict[str, object]:
     }
 
 
-def _dump(document: Mapping[str, object]) -> str:
+def _dump(document: object) -> str:
     # ASCII, as json has it by itself: what a program reads must not steer the terminal that it is looked at on.
     return json.dumps(document, default=_plain)
 
@@ -114,4 +139,4 @@ def _cell(value: object) -> object:
         case None | str() | int() | float():
             return value
         case _:
-            return json.dumps(value, default=_plain)
+            return _dump(value)

@@ -80,19 +80,18 @@ class Output:
         They count from the first one, if they are to be relative. The date is left out, if it is the same one.
 
         Returns:
-            What instants are told without: the time zone, and that date; None if they are relative.
+            What instants are told without: that date, if so, and the time zone, or both zones if clocks are changed
+            meanwhile. None if they are relative.
         """
         zone = _ZONES.get(self._times)
         begin, end = first.astimezone(zone), last.astimezone(zone)
         day = begin.date()
         is_one_day = end.date() == day
         self.when = self._clock(words.since(first), day=day if is_one_day else None)
+        zones = "/".join(dict.fromkeys([str(begin.tzname()), str(end.tzname())]))
         if self._times not in _ZONES:
             return None
-        if is_one_day:
-            return f"{day} {begin.tzname()}"
-        later = "" if end.tzname() == begin.tzname() else f", later {end.tzname()}"
-        return f"times in {begin.tzname()}{later}"
+        return f"{day} {zones}" if is_one_day else f"times in {zones}"
 
     def _clock(self, relative: When, *, day: date | None = None, milliseconds: bool = True) -> When:
         if self._times not in _ZONES:

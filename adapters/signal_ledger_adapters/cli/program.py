@@ -1,5 +1,7 @@
 """The program ``signal-ledger``."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
@@ -7,7 +9,7 @@ from typing import Any
 
 import click
 
-from signal_ledger_adapters.cli.exits import PROGRAM
+from signal_ledger_adapters.cli.exits import PROGRAM, without_passwords
 from signal_ledger_adapters.cli.running import Command
 from signal_ledger_adapters.cli.settings import Settings, common_options
 
@@ -43,6 +45,16 @@ class Program(click.Group):
 
     command_class = Command
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:  # noqa: ANN401 - as in click
+        """Read the options that stand before a command."""
+        with _passwords_left_out():
+            return super().make_context(*arguments, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in click
+        """Read the rest, and run it."""
+        with _passwords_left_out():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return their names."""
         del ctx
@@ -65,6 +77,17 @@ class Program(click.Group):
         if near:
             ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(near)}?")
         return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _passwords_left_out() -> Generator[None, None, None]:
+    """Leave passwords out of what click says of a wrong call: it quotes a URL that stands where none belongs."""
+    try:
+        yield
+    except click.ClickException as error:
+        # It is declared final; but another exception would lack what else this one tells.
+        vars(error).update(message=without_passwords(error.message))
+        raise
 
 
 @click.group(

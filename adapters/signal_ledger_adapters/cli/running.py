@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from inspect import iscoroutine
@@ -25,6 +27,9 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in click
         """Run it, and end the program with its status."""
         set_up_logging(ctx.ensure_object(Settings).verbosity)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # As on standard error: what the encoding of a terminal lacks is written out, and ends nothing half-way.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             status = super().invoke(ctx)
             if iscoroutine(status):
@@ -37,11 +42,13 @@ class Command(click.Command):
             status = Exit.CLOSED_PIPE
         except KeyboardInterrupt:
             status = _tell(Failure("interrupted", Exit.INTERRUPTED))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - of what nobody foresaw, the traceback is told
             failure = error if isinstance(error, Failure) else failure_of(error)
             if failure is None:
-                raise
-            status = _tell(failure)
+                traceback.print_exc()
+                status = Exit.FAILED
+            else:
+                status = _tell(failure)
         ctx.exit(Exit.OK if status is None else status)
 
 

@@ -43,7 +43,7 @@ from signal_ledger_adapters.postgres.tables import (
     steps,
     waits,
 )
-from signal_ledger_adapters.queries import FEW_WAITS_MAX, branches, first_waits, to_stored_signal, to_waiting_job
+from signal_ledger_adapters.queries import FEW_WAITS_MAX, branches, first_waits, shows, to_stored_signal, to_waiting_job
 
 _ROWS_AT_ONCE = 500
 
@@ -267,6 +267,7 @@ def _step_or_none(row: Any) -> Step | None:  # noqa: ANN401 - a row as SQLAlchem
 
 def _state_or_none(row: Any) -> WaitState | None:  # noqa: ANN401 - a row as SQLAlchemy maps it
     try:
-        return to_state(row)
+        state = to_state(row)
     except (ValueError, TypeError, KeyError, RuntimeError):
         return None
+    return state if shows(state, row["ordinal"], row["since"], row["deadline_at"]) else None

@@ -1,7 +1,7 @@
 """Audit queries on SQLite, with SQLAlchemy: each reads through an index and returns the core's values."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from sqlalchemy import Select, Text, func, select, text, type_coerce
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from signal_ledger.cursors import cursor_place, cursor_position, position_cursor
+from signal_ledger.errors import SchemaError
 from signal_ledger.evolve import fold
-from signal_ledger.instants import to_text
+from signal_ledger.instants import from_text, to_text
 from signal_ledger.names import JobId
 from signal_ledger.outbox import StoredSignal
 from signal_ledger.ports import EventFilter, StoredStep, UnreadableEvent, WaitingJob
@@ -25,6 +26,7 @@ from signal_ledger_adapters.queries import (
     Deliveries,
     branches,
     first_waits,
+    shows,
     to_stored_signal,
     to_waiting_job,
 )
@@ -55,6 +57,9 @@ from signal_ledger_adapters.sqlite.tables import (
 
 _ROWS_AT_ONCE = 500
 
+# What a row that somebody has damaged leads to.
+_UNREADABLE = (ValueError, TypeError, KeyError)
+
 
 class Audit:
     """The questions of `signal_ledger.ports.LedgerStore` that only read.
@@ -69,11 +74,15 @@ class Audit:
         self._path = path
 
     async def state(self, job_id: JobId) -> WaitState:
-        """Return the stored projection of a job; folded from the log if it is missing."""
+        """Return the stored projection of a job; folded from the log if it is missing, or cannot be read."""
         query = select(*state_columns).where(waits.c.job_id == job_id)
         async with reading(self._engine, self._path) as connection:
             row = (await connection.execute(query)).one_or_none()
-        return fold(job_id, await self.history(job_id)) if row is None else to_state(job_id, row)
+        # As one that is missing is: whoever writes next folds it anew, too.
+        with suppress(*_UNREADABLE):
+            if row is not None:
+                return to_state(job_id, row)
+        return fold(job_id, await self.history(job_id))
 
     async def history(self, job_id: JobId, *, cursor: str | None = None) -> list[RecordedEvent]:
         """Return a stream in the order of its versions, up to and including ``cursor``."""
@@ -151,16 +160,26 @@ class Audit:
         return [to_stored_signal(row) for row in rows]
 
     async def _waiting(self, query: Select[*tuple[Any, ...]]) -> list[WaitingJob]:
-        async with reading(self._engine, self._path) as connection:
-            rows = (await connection.execute(query)).all()
-        return [to_waiting_job(row) for row in rows]
+        async with self._readable("a stored wait state", "rebuild() folds all anew"):
+            async with reading(self._engine, self._path) as connection:
+                rows = (await connection.execute(query)).all()
+            return [to_waiting_job(row) for row in rows]
 
     async def _recorded(self, query: Select[*tuple[Any, ...]]) -> list[RecordedEvent]:
-        async with reading(self._engine, self._path) as connection:
-            rows = (await connection.execute(query)).all()
-        return [
-            from_stored(StoredEvent._make(row[1:]), position=row[0], cursor=position_cursor(row[0])) for row in rows
-        ]
+        async with self._readable("an event", "verify() tells which"):
+            async with reading(self._engine, self._path) as connection:
+                rows = (await connection.execute(query)).all()
+            return [
+                from_stored(StoredEvent._make(row[1:]), position=row[0], cursor=position_cursor(row[0])) for row in rows
+            ]
+
+    @asynccontextmanager
+    async def _readable(self, what: str, advice: str) -> AsyncGenerator[None, None]:
+        """Say that a row was damaged: what it stumbles over is no error of the caller's."""
+        try:
+            yield
+        except _UNREADABLE as error:
+            raise SchemaError(f"{self._path}: {what} is damaged and cannot be read; {advice}") from error
 
 
 class SqliteSnapshot:
@@ -193,10 +212,12 @@ class SqliteSnapshot:
 
     async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
         """Yield the stored projections, ordered by job; None for one that cannot be read."""
-        query = select(waits.c.job_id, *state_columns).order_by(waits.c.job_id)
+        # As they are stored: what is no instant is a finding, and no error.
+        shown = [type_coerce(column, Text) for column in (waits.c.since, waits.c.deadline_at)]
+        query = select(waits.c.job_id, waits.c.ordinal, *shown, *state_columns).order_by(waits.c.job_id)
         async with self._connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
-            async for job_id, *columns in rows:
-                yield JobId(job_id), _state_or_none(JobId(job_id), columns)
+            async for job_id, ordinal, since, deadline_at, *columns in rows:
+                yield JobId(job_id), _state_or_none(JobId(job_id), columns, (ordinal, since, deadline_at))
 
     async def steps(self) -> AsyncIterator[StoredStep]:
         """Yield the stored steps of workflows, ordered by job."""
@@ -247,8 +268,13 @@ def _step_or_none(columns: Sequence[Any]) -> Step | None:
         return None
 
 
-def _state_or_none(job_id: JobId, columns: list[Any]) -> WaitState | None:
+def _state_or_none(
+    job_id: JobId, columns: list[Any], shown: tuple[int | None, str | None, str | None]
+) -> WaitState | None:
+    ordinal, *instants = shown
     try:
-        return to_state(job_id, columns)
+        state = to_state(job_id, columns)
+        since, deadline_at = [None if text is None else from_text(text) for text in instants]
     except (ValueError, TypeError, KeyError, RuntimeError):
         return None
+    return state if shows(state, ordinal, since, deadline_at) else None

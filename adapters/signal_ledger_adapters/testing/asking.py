@@ -9,7 +9,7 @@ from signal_ledger.execution import current_execution
 from signal_ledger.ledger import Ledger
 from signal_ledger.ports import WaitingJob
 from signal_ledger.recorded import RecordedEvent
-from signal_ledger_adapters.composition import utc_now
+from signal_ledger_adapters.given import utc_now
 from signal_ledger_adapters.lite.engine import LiteEngine
 from signal_ledger_adapters.oban.engine import ObanEngine
 from signal_ledger_adapters.testing.engine import ManualEngine

@@ -13,7 +13,7 @@ from signal_ledger.memory import MemoryStore
 from signal_ledger.names import JobId
 from signal_ledger.ports import EmbeddedStore
 from signal_ledger.testing.clock import ManualClock
-from signal_ledger_adapters.composition import new_id, utc_now
+from signal_ledger_adapters.given import new_id, utc_now
 from signal_ledger_adapters.lite.engine import LiteConfig, LiteEngine
 from signal_ledger_adapters.oban_api import schedule_by, schedule_no_more_by
 from signal_ledger_adapters.sqlite.connection import to_path

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from signal_ledger_adapters.cli.exits import escaped
 from signal_ledger_adapters.cli.paging import limit_options, write_pages
 from signal_ledger_adapters.cli.parameters import AGO, AHEAD, JOB, channel_option
 from signal_ledger_adapters.cli.running import Command
@@ -158,10 +157,12 @@ async def require_job(ledger: "Ledger", job: int) -> None:
     Raises:
         LookupError: There is no such job, as far as this can be seen.
     """
+    from signal_ledger_adapters.timeline import printable
+
     row = (await ledger.export(job)).job
     if row is None:
         raise LookupError(f"there is no job {job}, and the log has no events of it")
-    click.echo(f"job {job} has no events yet: {escaped(row.worker)}, {row.state}", err=True)
+    click.echo(f"job {job} has no events yet: {printable(row.worker)}, {row.state}", err=True)
 
 
 def _heading(history: "History", untold: str | None) -> str:

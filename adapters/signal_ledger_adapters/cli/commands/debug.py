@@ -83,9 +83,9 @@ def rerun(
     That is the history of a JOB in the database, or a saved FILE. Each await returns, or raises, what it did then.
     Nothing is written, and no signal is sent. It ends with 1 if the worker does something else than the history holds.
 
-    Workers are looked for in the current folder, too. Their module is imported, so a program that is run as a file
-    should begin its work behind `if __name__ == "__main__":`. What the worker prints goes to standard error, where the
-    answer is not a table.
+    What the worker prints and raises is shown as it is: what it prints, on standard error, where the answer is not a
+    table. Workers are looked for in the current folder, too. Their module is imported, so a program that is run as a
+    file should begin its work behind `if __name__ == "__main__":`.
     """
     from signal_ledger import rerun as rerun_worker
     from signal_ledger_adapters.cli.debugging import debugged
