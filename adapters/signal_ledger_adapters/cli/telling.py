@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from signal_ledger.history import ReplayStep
+from signal_ledger.history import History, ReplayStep
 from signal_ledger.instants import to_text
 from signal_ledger.recorded import RecordedEvent
 from signal_ledger_adapters.cli.output import Output, payload_text, styled
 from signal_ledger_adapters.cli.rows import by_channel, of_event, of_payload, of_state
 from signal_ledger_adapters.cli.views import Row
-from signal_ledger_adapters.timeline import KIND_WIDTH, execution_numbers, told
+from signal_ledger_adapters.timeline import KIND_WIDTH, execution_numbers, printable, told
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -78,3 +78,10 @@ def event_line(output: Output) -> "Callable[[Row], Text] | None":
         )
 
     return line
+
+
+def heading(history: History, untold: str | None) -> str:
+    """Say which job a story is of, and what its instants leave out."""
+    row = history.job
+    what = "its row is gone, or hidden" if row is None else f"{printable(row.worker)}, {row.state}"
+    return f"job {history.job_id}: {what}{'' if untold is None else f'; {untold}'}"

@@ -68,14 +68,14 @@ async def timeline(settings: Settings, job: int, *, payloads: bool) -> None:
 
     With --times relative, times count from the first event.
     """
-    from signal_ledger_adapters.cli.telling import Teller
+    from signal_ledger_adapters.cli.telling import Teller, heading
     from signal_ledger_adapters.cli.views import TIMELINE
 
     history = await _history(settings, job)
     output = settings.writer(payloads=payloads)
     teller = Teller(history, output)
     if output.is_table and history:
-        output.say(_heading(history, teller.untold))
+        output.say(heading(history, teller.untold))
     await output.rows(TIMELINE, map(teller.row, history))
 
 
@@ -163,11 +163,3 @@ async def require_job(ledger: "Ledger", job: int) -> None:
     if row is None:
         raise LookupError(f"there is no job {job}, and the log has no events of it")
     click.echo(f"job {job} has no events yet: {printable(row.worker)}, {row.state}", err=True)
-
-
-def _heading(history: "History", untold: str | None) -> str:
-    from signal_ledger_adapters.timeline import printable
-
-    row = history.job
-    told = "its row is gone, or hidden" if row is None else f"{printable(row.worker)}, {row.state}"
-    return f"job {history.job_id}: {told}{'' if untold is None else f'; {untold}'}"

@@ -34,7 +34,7 @@ async def replay(settings: Settings, job: int, *, payloads: bool) -> None:
 
     With --times relative, times count from the first event.
     """
-    from signal_ledger_adapters.cli.telling import Teller
+    from signal_ledger_adapters.cli.telling import Teller, heading
     from signal_ledger_adapters.cli.views import REPLAY
 
     async with settings.open() as ledger:
@@ -43,6 +43,8 @@ async def replay(settings: Settings, job: int, *, payloads: bool) -> None:
             await require_job(ledger, job)
     output = settings.writer(payloads=payloads)
     teller = Teller(history, output)
+    if output.is_table and history:
+        output.say(heading(history, teller.untold))
     await output.rows(REPLAY, map(teller.step, history.replay()))
 
 
