@@ -1,4 +1,4 @@
 """Everything of signal-ledger that touches the world: databases, Oban, processes.
 
-The core, `signal_ledger`, does not import it; its façade names `composition` only.
+The core, `signal_ledger`, does not import it; only its façades name modules of it (see pyproject.toml).
 """

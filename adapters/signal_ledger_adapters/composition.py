@@ -19,7 +19,7 @@ from signal_ledger_adapters.oban.engine import ObanConfig, ObanEngine
 from signal_ledger_adapters.oban.store import DistributedStore, Statements
 from signal_ledger_adapters.oban_api import conninfo_of, is_behind_pooler, prefix_of
 from signal_ledger_adapters.postgres.connection import to_url, url_of_conninfo
-from signal_ledger_adapters.postgres.migrate import find_installed
+from signal_ledger_adapters.postgres.installed import find_installed
 from signal_ledger_adapters.postgres.migrate import migrate as migrate_postgres
 from signal_ledger_adapters.postgres.migrate import script as migration_script
 from signal_ledger_adapters.postgres.pooler import PARAMETER as POOLER_PARAMETER

@@ -8,7 +8,7 @@ from signal_ledger.delivery import Sender
 from signal_ledger.ledger import Ledger
 from signal_ledger_adapters.given import new_id
 from signal_ledger_adapters.postgres.connection import to_url
-from signal_ledger_adapters.postgres.migrate import find_names
+from signal_ledger_adapters.postgres.installed import find_names
 from signal_ledger_adapters.postgres.schema import Names
 from signal_ledger_adapters.postgres.store import PostgresStore
 

@@ -5,13 +5,13 @@ are left out. Whatever is read is checked to the last column: what does not fit 
 """
 
 import json
-import math
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import datetime
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from signal_ledger import strict_json
 from signal_ledger.errors import SchemaError
 from signal_ledger.instants import from_text, to_text
 from signal_ledger.jobs import JobState
@@ -141,7 +141,7 @@ def _plain(value: object) -> object:
 
 def _read(line: str, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(line, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
+        found = strict_json.loads(line)
     except (ValueError, RecursionError):
         # The parser's own message tells where, but a line that was cut is best told as what it is.
         raise ValueError(
@@ -150,23 +150,6 @@ def _read(line: str, what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"expected {what} as one object of JSON, got {_type(found)}")  # noqa: TRY004 - bad content
     return found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two readers of one line must not see two values of one name."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _no_constant(text)
-
-
-def _no_constant(_name: str) -> NoReturn:
-    raise ValueError("JSON has no inf and no nan")
 
 
 def _require_known(found: Mapping[str, object], known: tuple[str, ...]) -> None:

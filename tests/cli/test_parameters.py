@@ -14,7 +14,6 @@ from erlpack import Atom
 from hypothesis import given
 
 from signal_ledger.errors import DeliveryUnknown, KeyConflict, SchemaError
-from signal_ledger.events import Kind
 from signal_ledger.ledger import Ledger
 from signal_ledger.ports import StoreUnavailableError
 from signal_ledger.recorded import from_stored
@@ -24,7 +23,7 @@ from signal_ledger_adapters.cli import words
 from signal_ledger_adapters.cli.commands.log import _last
 from signal_ledger_adapters.cli.exits import Exit, escaped, failure_of
 from signal_ledger_adapters.cli.formats import Array, Csv, Lines
-from signal_ledger_adapters.cli.parameters import AGO, AHEAD, JOB, KINDS, parse_arguments, parse_payload
+from signal_ledger_adapters.cli.parameters import AGO, AHEAD, JOB, parse_arguments, parse_payload
 from signal_ledger_adapters.cli.payloads import to_json
 from signal_ledger_adapters.cli.saving import whole_file
 from signal_ledger_adapters.cli.views import VIEWS, Field
@@ -167,10 +166,6 @@ def test_args_are_an_object():
         with pytest.raises(click.BadParameter) as refused:
             parse_arguments(text)
         assert (SECRET not in str(refused.value), refused.value.param_hint) == (True, "--args")
-
-
-def test_the_kinds_are_those_that_there_are():
-    assert tuple(Kind) == KINDS
 
 
 # Payloads as JSON

@@ -2,22 +2,26 @@
 
 import getpass
 import json
-import math
 import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from signal_ledger import strict_json
+from signal_ledger.events import Kind
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _EXPECTED = "expected a time such as 2026-11-23T12:30Z, a date, or how {}, such as 90s, 15m, 2h, 7d or 1w"
 
 _PAYLOAD = "--payload"
+
+KINDS = tuple(kind.value for kind in Kind)
 
 
 class Instant(click.ParamType[datetime]):
@@ -92,8 +96,7 @@ def parse_payload(text: str) -> object:
     """Read the payload of a signal: JSON, ``@file`` with JSON in it, or ``@-`` for standard input.
 
     Raises:
-        click.BadParameter: It is no JSON. The message never quotes it.
-        click.FileError: The file cannot be read.
+        click.BadParameter: It is no JSON, or the file cannot be read. The message never quotes what was found.
     """
     if not text.startswith("@"):
         return _parse_json(text, "the argument")
@@ -112,7 +115,7 @@ def parse_payload(text: str) -> object:
 
 def _parse_json(text: str, where: str, option: str = _PAYLOAD) -> object:
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+        return strict_json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise click.BadParameter(
@@ -124,22 +127,6 @@ def _parse_json(text: str, where: str, option: str = _PAYLOAD) -> object:
             f"expected JSON in {where}, with each key of an object once, no NaN and no Infinity, and not too deep",
             param_hint=option,
         ) from None
-
-
-def _refuse(_constant: str) -> NoReturn:
-    raise ValueError("no JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse(text)
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
-    return found
 
 
 def default_source() -> str | None:
@@ -173,18 +160,3 @@ def event_filters[F: Callable[..., Any]](function: F) -> F:
     ):
         function = option(function)
     return function
-
-
-KINDS = (
-    "awaited",
-    "snoozed",
-    "delivered",
-    "consumed",
-    "timed_out",
-    "closed",
-    "planned",
-    "released",
-    "skipped",
-    "cascaded",
-)
-"""As `signal_ledger.events.Kind`, which is not loaded for help and completion."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from signal_ledger.errors import SchemaError
 from signal_ledger_adapters.doctor.check import Check, are, finding, note, ok, told_names
 from signal_ledger_adapters.doctor.visit import Visit
-from signal_ledger_adapters.postgres.migrate import Installed, advice, installed_in, missing_guards, missing_triggers
+from signal_ledger_adapters.postgres.installed import Installed, advice, installed_in, missing_guards, missing_triggers
 from signal_ledger_adapters.postgres.schema import Names, guards, indexes, migrations, quote, triggers
 
 OBAN_VERSION = "0.7"

@@ -6,7 +6,7 @@ import asyncpg
 
 from signal_ledger_adapters.doctor.check import Check
 from signal_ledger_adapters.postgres.asking import Asked
-from signal_ledger_adapters.postgres.migrate import Installed
+from signal_ledger_adapters.postgres.installed import Installed
 from signal_ledger_adapters.postgres.schema import Names
 
 

@@ -1,4 +1,4 @@
-"""Installing the ledger's schema beside Oban's tables, and saying what is wrong with the one that is there.
+"""Installing the ledger's schema beside Oban's tables, and bringing it up to this version.
 
 The tables come by numbered steps, each applied once. The functions and triggers are put in place anew by every
 migration that finds others, and what no longer belongs to them goes, so that an upgraded schema is a fresh one.
@@ -6,29 +6,24 @@ migration that finds others, and what no longer belongs to them goes, so that an
 
 import asyncio
 import logging
-import shlex
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import asyncpg
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from signal_ledger.errors import SchemaError
 from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
 from signal_ledger_adapters.postgres.connection import connected, create_engine, dispose, driver_of
-from signal_ledger_adapters.postgres.pooler import PooledConnection
-from signal_ledger_adapters.postgres.schema import (
-    Index,
-    Names,
-    functions_digest,
-    functions_sql,
-    guards,
-    literal,
-    migrations,
-    triggers,
+from signal_ledger_adapters.postgres.installed import (
+    REQUIRE,
+    check_fits,
+    missing_guards,
+    missing_triggers,
+    rights_required,
+    settings_in,
 )
+from signal_ledger_adapters.postgres.new_indexes import make_indexes
+from signal_ledger_adapters.postgres.schema import Names, functions_digest, functions_sql, literal, migrations
 
 logger = logging.getLogger(__name__)
 
@@ -36,27 +31,6 @@ _DEADLOCKS_MAX = 10
 
 _LOCK_TIMEOUT_S = 1
 _GIVE_WAY_S = 1.0
-
-_REQUIRE = """
-DO $$
-DECLARE
-    jobs  regclass := to_regclass(format('%I.oban_jobs', <'oban'>));
-    owner text;
-BEGIN
-    IF jobs IS NULL THEN
-        RAISE EXCEPTION 'there is no table oban_jobs in schema %; install Oban''s schema first, or say where it is: '
-            'oban_prefix= (--oban-prefix)', quote_literal(<'oban'>);
-    END IF;
-    SELECT n.nspname INTO owner
-    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid JOIN pg_namespace AS n ON n.oid = p.pronamespace
-    WHERE t.tgrelid = jobs AND t.tgname = 'signal_ledger_moved' AND n.nspname <> <'ledger'>;
-    IF FOUND THEN
-        RAISE EXCEPTION 'the Oban in schema % has a ledger, in schema %; use schema=% (--schema) for it, or drop that '
-            'one first, and its log with it', quote_literal(<'oban'>), quote_literal(owner), quote_literal(owner);
-    END IF;
-END;
-$$;
-"""
 
 # The schema may have been made by somebody who has more rights.
 _REGISTER = """
@@ -100,13 +74,6 @@ END;
 $$;
 """
 
-# Not by to_regclass, which within a transaction may still know nothing of a schema that was made meanwhile.
-_HAS_SETTINGS = """
-SELECT EXISTS (
-    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND c.relname = 'settings')
-"""
-
 # Every change of one gives it another xmin.
 _ROUTINES = """
 SELECT format('TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS thing, t.oid, t.xmin::text
@@ -117,37 +84,6 @@ SELECT format('ROUTINE %s', p.oid::regprocedure), p.oid, p.xmin::text
 FROM pg_proc AS p
 WHERE p.pronamespace = to_regnamespace(quote_ident(<'ledger'>))
 """
-
-_TRIGGERS = """
-SELECT array_agg(t.tgname::text)
-FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-WHERE t.tgrelid = to_regclass(format('%I.oban_jobs', <'oban'>)) AND t.tgenabled IN ('O', 'A')
-  AND p.pronamespace = to_regnamespace(quote_ident(<'ledger'>))
-"""
-
-_GUARDS = """
-SELECT array_agg(t.tgname::text)
-FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
-WHERE c.relnamespace = to_regnamespace(quote_ident(<'ledger'>)) AND t.tgenabled IN ('O', 'A')
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
-    """What is installed in a schema.
-
-    Args:
-        version: The version of the tables.
-        has_own_functions: Whether the functions are those of this release.
-        oban_prefix: The schema of the Oban that it belongs to.
-        testing: Whether it was made for tests.
-    """
-
-    version: int
-    has_own_functions: bool
-    oban_prefix: str
-    testing: bool
-
 
 type _Routines = Mapping[str, tuple[int, str]]
 """What to drop a trigger or a function by, and what tells whether it has been changed; triggers first."""
@@ -173,7 +109,7 @@ async def migrate(url: URL, names: Names, *, testing: bool = False) -> int:
     engine = create_engine(url, names)
     try:
         await Asking(engine, TIMEOUT_S).require_sessions()
-        await _make_indexes(engine, names, testing=testing)
+        await make_indexes(engine, names, testing=testing)
         deadlocks = 0
         while True:
             try:
@@ -192,79 +128,6 @@ async def migrate(url: URL, names: Names, *, testing: bool = False) -> int:
         await dispose(engine)
 
 
-async def check(asking: Asking, names: Names, *, can_write: bool = True) -> None:
-    """Check that the schema is there and of this version; and Oban's tables with the triggers on them, to write to it.
-
-    Raises:
-        SchemaError: It is not; the message says what to do.
-    """
-    async with asking.connection() as connection, _rights_required(names):
-        driver = await driver_of(connection)
-        found = await _settings(driver, names)
-        if found is None:
-            raise SchemaError(f"{_told(names)} is missing; {advice(names)}")
-        newest = migrations()[-1].version
-        _check_owner(found, names)
-        _check_version(found, names)
-        if found["version"] < newest:
-            raise SchemaError(f"{_told(names)} is of an older version of this library; {advice(names)}")
-        if found["functions"] != functions_digest(names):
-            raise SchemaError(
-                f"{_told(names)} has the functions of another release of this library: if this process is the newer "
-                f"one, {advice(names)}; if the schema was upgraded, start the new release, and do not migrate back"
-            )
-        if can_write:
-            await driver.execute(names.put_into(_REQUIRE))
-            if missing := await missing_triggers(driver, names):
-                raise SchemaError(
-                    f"{_told(names)} has no working triggers {', '.join(missing)} on Oban's table; {advice(names)}"
-                )
-
-
-async def find_names(url: URL, schema: str, timeout_s: float = TIMEOUT_S) -> Names:
-    """Return where the things of a ledger are, given its own schema; a missing one is left to `check`."""
-    found = await find_installed(url, schema, timeout_s)
-    return Names(schema=schema) if found is None else Names(schema=schema, oban_prefix=found.oban_prefix)
-
-
-async def find_installed(url: URL, schema: str, timeout_s: float = TIMEOUT_S) -> Installed | None:
-    """Return what is installed in a ledger's own schema; None if there is no ledger. Changes nothing.
-
-    Raises:
-        SchemaError: This user may not look; or the connection leads to a pooler that the URL does not tell of.
-        TimeoutError: There was no answer in time.
-        StoreUnavailableError: The database could not be reached.
-    """
-    names = Names(schema=schema)
-    engine = create_engine(url, names)
-    try:
-        asking = Asking(engine, timeout_s)
-        await asking.require_sessions()
-        async with asking.connection() as connection:
-            return await installed_in(await driver_of(connection), names)
-    finally:
-        await dispose(engine)
-
-
-async def installed_in(driver: asyncpg.Connection, names: Names) -> Installed | None:
-    """Return the same, given a connection.
-
-    Raises:
-        SchemaError: This user may not look.
-    """
-    async with _rights_required(names):
-        found = await _settings(driver, names)
-    if found is None:
-        return None
-    of_its_oban = Names(schema=names.schema, oban_prefix=found["oban_prefix"])
-    return Installed(
-        version=found["version"],
-        has_own_functions=found["functions"] == functions_digest(of_its_oban),
-        oban_prefix=found["oban_prefix"],
-        testing=found["testing"],
-    )
-
-
 def script(names: Names) -> str:
     """Return the SQL of a fresh installation, to be run by the user's own migrations in one transaction."""
     steps = migrations()
@@ -272,72 +135,12 @@ def script(names: Names) -> str:
         "INSERT INTO ledger.settings (version, functions, oban_prefix, testing) "  # noqa: S608 - no value of a user
         f"VALUES ({steps[-1].version}, {literal(functions_digest(names))}, <'oban'>, false);\n"
     )
-    parts = [_REQUIRE, _REGISTER, _OBAN_PREFIX, *[step.sql for step in steps], functions_sql(), settings]
+    parts = [REQUIRE, _REGISTER, _OBAN_PREFIX, *[step.sql for step in steps], functions_sql(), settings]
     return "\n".join(names.put_into(part.strip("\n") + "\n") for part in parts)
 
 
-async def _make_indexes(engine: AsyncEngine, names: Names, *, testing: bool) -> None:
-    """Make the indexes of the steps to come on the tables that are there, concurrently. Outside of a transaction."""
-    async with connected(engine) as connection, _rights_required(names):
-        driver = await driver_of(connection)
-        found = await _settings(driver, names)
-        if found is None:
-            return
-        _check_fits(found, names, testing=testing)
-        wanted = [
-            index
-            for step in migrations()[found["version"] :]
-            for index in step.indexes
-            if await driver.fetchval("SELECT to_regclass($1) IS NOT NULL", names.put_into(index.table))
-        ]
-        if not wanted:
-            return
-        # Behind a pooler the session is another's next; the limits of the role hold there.
-        if not issubclass(type(driver), PooledConnection):
-            await driver.execute("SET statement_timeout = 0; SET lock_timeout = 0")
-        async with _alone(engine):
-            for index in wanted:
-                await _make_index(driver, names, index)
-
-
-@asynccontextmanager
-async def _alone(engine: AsyncEngine) -> AsyncGenerator[None, None]:
-    """Wait until nobody else makes indexes, and have nobody else make them meanwhile.
-
-    What keeps the others out is a transaction, since behind a pooler there are no sessions. It has no snapshot, so an
-    index does not wait for it; and nobody waits for it inside of the database, since an index would wait for them.
-    """
-    async with connected(engine) as connection:
-        driver = await driver_of(connection)
-        is_told = False
-        while True:
-            async with driver.transaction(isolation="read_committed"):
-                if await driver.fetchval("SELECT pg_try_advisory_xact_lock(hashtext('signal_ledger.indexes'))"):
-                    # Also ends the portal of the statement before, and with it the snapshot that this had.
-                    await driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-                    yield
-                    return
-            if not is_told:
-                logger.info("another migration makes the indexes; waiting for it")
-                is_told = True
-            await asyncio.sleep(_GIVE_WAY_S)
-
-
-async def _make_index(driver: asyncpg.Connection, names: Names, index: Index) -> None:
-    is_valid = await driver.fetchval(
-        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", names.put_into(index.qualified_name)
-    )
-    if is_valid:
-        return
-    if is_valid is not None:
-        # Left behind by one who was interrupted.
-        await driver.execute(names.put_into(f"DROP INDEX CONCURRENTLY {index.qualified_name}"))
-    logger.info("making the index %s; everybody works on meanwhile", index.name)
-    await driver.execute(names.put_into(index.concurrently))
-
-
 async def _migrate_once(engine: AsyncEngine, names: Names, *, testing: bool) -> int:
-    async with connected(engine) as connection, _rights_required(names):
+    async with connected(engine) as connection, rights_required(names):
         driver = await driver_of(connection)
         # Whatever the database's default is: what the migration before has committed must be seen.
         async with driver.transaction(isolation="read_committed"):
@@ -352,11 +155,11 @@ async def _migrate_once(engine: AsyncEngine, names: Names, *, testing: bool) -> 
 async def _migrate(driver: asyncpg.Connection, names: Names, *, testing: bool) -> int:
     steps = migrations()
     version = 0
-    found = await _settings(driver, names)
+    found = await settings_in(driver, names)
     if found is not None:
-        _check_fits(found, names, testing=testing)
+        check_fits(found, names, testing=testing)
         version = found["version"]
-    await driver.execute(names.put_into(_REQUIRE))
+    await driver.execute(names.put_into(REQUIRE))
     newest, digest = steps[-1].version, functions_digest(names)
     if found is not None:
         missing = await missing_triggers(driver, names) + await missing_guards(driver, names)
@@ -409,74 +212,3 @@ async def _drop(driver: asyncpg.Connection, things: Mapping[str, object] | list[
 async def _routines(driver: asyncpg.Connection, names: Names) -> _Routines:
     rows = await driver.fetch(names.put_into(_ROUTINES) + "ORDER BY thing DESC")
     return {row["thing"]: (row["oid"], row["xmin"]) for row in rows}
-
-
-async def _settings(driver: asyncpg.Connection, names: Names) -> asyncpg.Record | None:
-    if not await driver.fetchval(_HAS_SETTINGS, names.schema):
-        return None
-    return await driver.fetchrow(names.put_into("SELECT * FROM ledger.settings"))
-
-
-async def missing_triggers(driver: asyncpg.Connection, names: Names) -> list[str]:
-    """Return the triggers that are gone, maybe with the table that Oban made anew, or are switched off."""
-    return sorted(triggers().difference(await driver.fetchval(names.put_into(_TRIGGERS)) or ()))
-
-
-async def missing_guards(driver: asyncpg.Connection, names: Names) -> list[str]:
-    """Return the triggers on the ledger's own tables that are gone, or are switched off."""
-    return sorted(guards().difference(await driver.fetchval(names.put_into(_GUARDS)) or ()))
-
-
-@asynccontextmanager
-async def _rights_required(names: Names) -> AsyncGenerator[None, None]:
-    """Turn what the database and `_REQUIRE` refuse into a SchemaError."""
-    try:
-        yield
-    except asyncpg.RaiseError as error:
-        raise SchemaError(str(error)) from error
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise SchemaError(f"{_told(names)}: {error}; ask its owner for the right, or do this as its owner") from error
-
-
-def _check_fits(found: asyncpg.Record, names: Names, *, testing: bool) -> None:
-    _check_owner(found, names)
-    _check_version(found, names)
-    if found["testing"] != testing:
-        raise SchemaError(
-            f"{_told(names)} was made with testing={found['testing']}, expected testing={testing}; that cannot be "
-            "changed: use another database, or drop the schema first, and its log with it"
-        )
-
-
-def _check_owner(found: asyncpg.Record, names: Names) -> None:
-    if found["oban_prefix"] != names.oban_prefix:
-        raise SchemaError(
-            f"{_told(names)} belongs to Oban's prefix {found['oban_prefix']!r}, "
-            f"expected {names.oban_prefix!r}; use another schema= (--schema) for it"
-        )
-
-
-def _check_version(found: asyncpg.Record, names: Names) -> None:
-    newest = migrations()[-1].version
-    if found["version"] > newest:
-        raise SchemaError(
-            f"{_told(names)} has version {found['version']}, this library knows {newest}; upgrade the library"
-        )
-
-
-def _told(names: Names) -> str:
-    return f"the ledger's schema {names.schema!r}"
-
-
-def advice(names: Names) -> str:
-    """Say how to install or upgrade the schema."""
-    call = f"migrate(url, schema={names.schema!r}, oban_prefix={names.oban_prefix!r})"
-    options = "".join(
-        f" {option} {shlex.quote(name)}"
-        for option, name, default in (
-            ("--schema", names.schema, Names().schema),
-            ("--oban-prefix", names.oban_prefix, Names().oban_prefix),
-        )
-        if name != default
-    )
-    return f"run {call} or `signal-ledger migrate{options}`"

@@ -31,8 +31,8 @@ from signal_ledger_adapters.postgres.asking import TIMEOUT_S, Asking
 from signal_ledger_adapters.postgres.audit import Audit, PostgresSnapshot
 from signal_ledger_adapters.postgres.callers import store_signals
 from signal_ledger_adapters.postgres.connection import create_engine, dispose, driver_of, own_process
+from signal_ledger_adapters.postgres.installed import check
 from signal_ledger_adapters.postgres.lanes import JobHeldError, Lanes
-from signal_ledger_adapters.postgres.migrate import check
 from signal_ledger_adapters.postgres.rows import DeliverRow, columns_of, newer, to_deliver_reply, to_take_reply
 from signal_ledger_adapters.postgres.schema import Names
 

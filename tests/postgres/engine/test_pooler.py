@@ -239,7 +239,7 @@ async def test_d1_a_pooler_that_is_killed_and_started_again_in_mid_load_loses_an
 async def test_an_upgrade_through_it_leaves_neither_lock_nor_limit_in_its_sessions(database, caplog):
     """Indexes are made outside of a transaction; its sessions are given to others in between."""
     await install_oban(database)
-    caplog.set_level(logging.INFO, logger="signal_ledger_adapters.postgres.migrate")
+    caplog.set_level(logging.INFO, logger="signal_ledger_adapters.postgres.new_indexes")
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute((Path(__file__).parents[1] / "released" / "2.sql").read_text(encoding="utf-8"))
     with a_pooler(database, sessions=4) as url, psycopg.connect(database) as writing:
