@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import logging
 import shutil
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,24 @@ from tests.postgres.conftest import cluster, template_of_fresh
 __all__ = ["cluster", "template_of_fresh"]
 
 numbers = itertools.count(1)
+
+
+@pytest.fixture
+def _own_logging():
+    """For the program in the tests' own process, whose log it sets up."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.fixture
+def _in_time_zone(request, monkeypatch):
+    monkeypatch.setenv("TZ", getattr(request, "param", "Asia/Kathmandu"))
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture(scope="session")

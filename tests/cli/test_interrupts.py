@@ -98,9 +98,11 @@ def test_what_follows_the_log_misses_nothing_and_ends_at_ctrl_c(own_site):
         started("tail", "-f", "-n", 10_000, "--job", job_id, "--channel", "counted", url=own_site.url) as process,
     ):
         writing = threads.submit(asyncio.run, write())
+        # Else nobody would write what is waited for below.
+        writing.add_done_callback(lambda failed: failed.exception() and process.kill())
         try:
             shown = [process.stdout.readline()]
-            while len(shown) < 50 + json.loads(shown[0])["version"]:
+            while shown[-1] and len(shown) < 50 + json.loads(shown[0])["version"]:
                 shown.append(process.stdout.readline())
         finally:
             enough.set()

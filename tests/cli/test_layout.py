@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import logging
 import os
 import re
 import sqlite3
@@ -86,15 +85,6 @@ SHOWN = {
     "stats": "stats",
     "verify": "verify",
 }
-
-
-@pytest.fixture
-def _own_logging():
-    """The program sets the log of its process up."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 def shown(path, line, columns):

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import time
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -33,19 +32,10 @@ from tests.core.test_stats import filled
 SECRET = "swordfish"
 
 
-@pytest.fixture
-def _in_kathmandu(monkeypatch):
-    monkeypatch.setenv("TZ", "Asia/Kathmandu")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
 # Instants and durations
 
 
-@pytest.mark.usefixtures("_in_kathmandu")
+@pytest.mark.usefixtures("_in_time_zone")
 @pytest.mark.parametrize(
     ("text", "instant"),
     [

@@ -1,21 +1,13 @@
 """What the doctor says at a terminal: a table of what was found, and below it what to do."""
 
 import json
-import logging
 
 import pytest
 from click.testing import CliRunner
 
 from signal_ledger_adapters.cli.program import program
 
-
-@pytest.fixture(autouse=True)
-def _own_logging():
-    """The program sets the log of its process up."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("_own_logging")
 
 
 def doctor(path, form, columns=80):

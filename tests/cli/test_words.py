@@ -1,9 +1,7 @@
 """What the program says in words: of instants beside now, of time zones, and of what was typed wrong."""
 
 import asyncio
-import logging
 import re
-import time
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -18,10 +16,7 @@ from signal_ledger_adapters.cli.output import Output
 from signal_ledger_adapters.cli.program import program
 from tests.cli.program import run
 from tests.eventually import eventually
-from tests.postgres.conftest import cluster
 from tests.postgres.faults.server import halted
-
-__all__ = ["cluster"]
 
 NIGHT = datetime(2026, 10, 24, 22, 0, tzinfo=UTC)
 """Of the day on which Berlin's clocks are set back."""
@@ -31,24 +26,6 @@ NIGHT = datetime(2026, 10, 24, 22, 0, tzinfo=UTC)
 class Approval:
     async def process(self, job):
         await await_signal(wait_for=timedelta(days=2), wait_timeout=0)
-
-
-@pytest.fixture
-def _own_logging():
-    """The program sets the log of its process up."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
-@pytest.fixture
-def _in_berlin(monkeypatch):
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 def tell(url, *arguments):
@@ -91,7 +68,8 @@ def story(folder, *, length):
     return f"sqlite:///{folder}/signals.db"
 
 
-@pytest.mark.usefixtures("_in_berlin", "_own_logging")
+@pytest.mark.parametrize("_in_time_zone", ["Europe/Berlin"], indirect=True)
+@pytest.mark.usefixtures("_in_time_zone", "_own_logging")
 @pytest.mark.parametrize(
     ("length", "options", "told"),
     [
@@ -104,7 +82,7 @@ def story(folder, *, length):
 )
 def test_the_heading_of_a_timeline_names_the_time_zone(tmp_path, length, options, told):
     heading = tell(story(tmp_path, length=length), "timeline", "1", *options).splitlines()[0]
-    assert heading == f"job 1: tests.test_command_words.Approval, available{told}"
+    assert heading == f"job 1: tests.cli.test_words.Approval, available{told}"
 
 
 @pytest.mark.usefixtures("_own_logging")
