@@ -17,17 +17,25 @@ def mutants_of(path):
     return mutants
 
 
+def changed(changes):
+    """Return the texts of the files that a mutant changes, by their names: what it replaces is there once."""
+    texts = {}
+    for change in changes:
+        name = change["file"]
+        text = texts.get(name) or (ROOT / name).read_text()
+        times = text.count(change["old"])
+        assert times == 1, f"{name}: the text to change is there {times} times, expected once"
+        texts[name] = text.replace(change["old"], change["new"])
+    return texts
+
+
 def plant(changes, folder):
     """Copy the source to a folder, changed. Return the environment in which it runs there."""
     for name in ("ledger", "adapters", "tests", "property_tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "mutants"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    for change in changes:
-        path = folder / change["file"]
-        text = path.read_text()
-        times = text.count(change["old"])
-        assert times == 1, f"{change['file']}: the text to change is there {times} times, expected once"
-        path.write_text(text.replace(change["old"], change["new"]))
+    for name, text in changed(changes).items():
+        (folder / name).write_text(text)
     return {
         **{key: value for key, value in os.environ.items() if "COVERAGE" not in key and "XDIST" not in key},
         "PYTHONPATH": f"{folder / 'ledger'}:{folder / 'adapters'}",

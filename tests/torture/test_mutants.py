@@ -2,8 +2,16 @@
 
 from collections import Counter
 
+import pytest
+
+from tests.mutants.planting import changed
 from tests.torture.checker import RULES
 from tests.torture.mutants import MUTANTS, SOME_MIN, in_turns
+
+
+@pytest.mark.parametrize("name", list(MUTANTS))
+def test_what_a_mutant_changes_is_there(name):
+    assert changed(MUTANTS[name])
 
 
 def test_each_order_has_every_mutant_once():
