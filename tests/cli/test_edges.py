@@ -3,7 +3,9 @@
 import asyncio
 import csv
 import io
+import os
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -63,16 +65,33 @@ def test_what_has_no_password_is_left_as_it_is(text):
     assert without_passwords(text) == text
 
 
-def test_a_failure_that_nobody_foresaw_is_no_finding(url):
-    run("migrate", url)
-    # Without a standard output, as after `>&-`.
+def test_a_failure_that_nobody_foresaw_is_no_finding(url, tmp_path):
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich/__init__.py").write_text("raise RuntimeError('not as it was installed')")
+    run("migrate", "--url", url)
+    done = run("verify", "-o", "table", url=url, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    assert (done.status, "Traceback" in done.err) == (70, True)
+
+
+@pytest.mark.parametrize("form", ["table", "jsonl"])
+def test_who_closes_standard_output_sees_nothing_and_the_work_is_done(url, form):
     done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *PROGRAM, "--url", url, "verify"],
+        ["sh", "-c", 'exec "$@" >&-', "sh", *PROGRAM, "--url", url, "migrate", "-o", form],
         stderr=subprocess.PIPE,
         check=False,
         env=environment(),
     )
-    assert (done.returncode, b"Traceback" in done.stderr) == (70, True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert run("schema-version", "-o", "json", url=url).status == 0
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize("arguments", [["migrate"], ["schema-version"], ["waiting"], ["signal", 1, "-p", 1]])
+def test_what_is_no_file_is_refused_and_not_waited_for(url, tmp_path, make, arguments):
+    make(tmp_path / "signals.db")
+    done = run(*arguments, url=url)
+    assert (done.status, done.out) == (2, "")
+    assert "signals.db is a folder, a pipe or a device" in done.err
 
 
 async def test_a_terminal_that_lacks_characters_gets_them_written_out(url):

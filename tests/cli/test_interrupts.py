@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
+import pytest
 
 from signal_ledger import open_ledger
 from tests.cli.program import ended, interrupted, run, started
@@ -48,15 +49,23 @@ def wait_for_waiting(url):
     asyncio.run(eventually(lambda: waiting_backends(url)))
 
 
-def test_a_signal_that_is_under_way_on_a_server_is_finished_when_it_is_interrupted(own_database):
+# Of SIGTERM it dies in the end, as who sent it expects.
+BY = pytest.mark.parametrize(("by", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+
+
+@BY
+def test_a_signal_that_is_under_way_on_a_server_is_finished_when_it_is_interrupted(own_database, by, status):
     job_id, url = own_database.jobs["parcel"], own_database.url
     with started("signal", job_id, "-p", PAYLOAD, url=url) as process:
         with held(url, job_id):
             wait_for_waiting(url)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(by)
             assert process.stderr.readline() == b"finishing what has begun\n"
+            if by is signal.SIGTERM:
+                # As from who sends it to the process and to its group.
+                process.send_signal(by)
         done = ended(process)
-    assert (done.status, done.err, done.jsonl[0]["outcome"]) == (130, "", "buffered")
+    assert (done.status, done.err, done.jsonl[0]["outcome"]) == (status, "", "buffered")
     assert sent(own_database) == 1
 
 
@@ -129,14 +138,24 @@ def test_what_follows_from_the_end_shows_nothing_that_was_before(own_file):
     assert row["channel"] == "counted"
 
 
-def test_an_interrupted_export_leaves_no_file(own_database, tmp_path):
+@BY
+def test_an_array_that_is_followed_is_closed_in_the_end(own_file, by, status):
+    with started("tail", "-f", "-n", "1", "-o", "json", url=own_file.url, bufsize=0) as process:
+        shown = process.stdout.readline()
+        done = interrupted(process, by)
+    assert (done.status, len(json.loads(shown.decode() + done.out))) == (status, 1)
+
+
+@BY
+def test_an_interrupted_export_leaves_no_file(own_database, tmp_path, by, status):
     with psycopg.connect(own_database.url) as other:
         other.execute("LOCK TABLE signal_ledger.events")
         with started("export", "--to", tmp_path / "log", url=own_database.url) as process:
             wait_for_waiting(own_database.url)
             assert [each.name[:5] for each in tmp_path.iterdir()] == [".log."]
-            done = interrupted(process)
-    assert (done.status, done.out, done.err) == (130, "", "signal-ledger: interrupted\n")
+            done = interrupted(process, by)
+    told = "signal-ledger: interrupted\n" if by is signal.SIGINT else ""
+    assert (done.status, done.out, done.err) == (status, "", told)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """Writing answers: tables for people, `formats` for programs."""
 
+import asyncio
 import json
 import shutil
 import sys
@@ -124,12 +125,18 @@ class Output:
             if at_once:
                 self._stream.flush()
 
-        if isinstance(rows, AsyncIterable):
-            async for row in rows:
-                add(row)
-        else:
-            for row in rows:
-                add(row)
+        try:
+            if isinstance(rows, AsyncIterable):
+                async for row in rows:
+                    add(row)
+            else:
+                for row in rows:
+                    add(row)
+        except asyncio.CancelledError:
+            # What is followed ends in no other way; the rest would be cut off, and must not look whole.
+            if at_once:
+                writer.end()
+            raise
         writer.end()
         self._stream.flush()
         return count

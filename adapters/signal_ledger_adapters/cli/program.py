@@ -1,5 +1,7 @@
 """The program ``signal-ledger``."""
 
+import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -109,4 +111,6 @@ def program(context: click.Context) -> None:
 
 def main() -> Any:  # noqa: ANN401 - click ends the program
     """Run the program."""
+    # Closed by who calls it, as by `>&-`: Python has None there then. Nobody wants to see it.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     return program(prog_name=PROGRAM, auto_envvar_prefix=None)

@@ -35,7 +35,7 @@ def to_path(url: str | URL) -> Path:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or the same with ``sqlite+aiosqlite``.
 
     Raises:
-        ValueError: The URL is none, names another database, or names no file.
+        ValueError: The URL is none, names another database, or names what is no file: opening a pipe would never end.
     """
     try:
         parsed = make_url(url)
@@ -49,7 +49,11 @@ def to_path(url: str | URL) -> Path:
             "which one in memory cannot"
         )
     # Resolved, because the files beside it must be the same ones under every name.
-    return Path(parsed.database).resolve()
+    path = Path(parsed.database).resolve()
+    # Not those of Path, which fail where a folder may not be searched; opening it tells of that.
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+        raise ValueError(f"url: expected the path of a file, but {path} is a folder, a pipe or a device")
+    return path
 
 
 def connect(path: Path, *, busy_timeout_s: float | None = None) -> sqlite3.Connection:
