@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import batched
 
 from signal_ledger.arguments import to_channel, to_job_id, to_name, to_optional_text
 from signal_ledger.delivery import CanSignal, HasId, Sender
@@ -22,6 +23,7 @@ from signal_ledger.wait_state import WaitState
 
 _PAGE = 500
 _LIMIT_MAX = 10_000
+_STREAMS_AT_ONCE = 1000
 
 
 class Ledger(CanSignal):
@@ -291,7 +293,7 @@ class Ledger(CanSignal):
         """Count what an operator asks about: open waits, time to decision, time-outs, late signals.
 
         With ``since`` it reads the streams of the jobs that something was recorded of from then on; without, the whole
-        log, at one moment. Either takes memory for the decisions that it counts, some 80 bytes each, and for the ids of
+        log: at one moment. Either takes memory for the decisions that it counts, some 80 bytes each, and for the ids of
         the jobs in the first case. The open waits are those of now.
 
         Args:
@@ -348,10 +350,11 @@ class Ledger(CanSignal):
     ) -> AsyncGenerator[tuple[RecordedEvent, int], None]:
         """Yield the streams of the jobs of which something that is counted was recorded in a time."""
         counted = self.events(kinds=COUNTED, since=since, until=until, channel=channel)
-        job_ids = dict.fromkeys([recorded.job_id async for recorded in counted])
-        for job_id in job_ids:
-            async for recorded in self._matching(EventFilter(job_id=job_id)):
-                yield recorded, 0
+        job_ids = sorted({recorded.job_id async for recorded in counted})
+        async with self._store.snapshot() as snapshot:
+            for some in batched(job_ids, _STREAMS_AT_ONCE):
+                async for position, row in snapshot.rows(some):
+                    yield to_recorded(row, position), 0
 
     async def _all_waits(self, channel: str | None) -> AsyncGenerator[WaitingJob, None]:
         after = None

@@ -432,10 +432,12 @@ class MemorySnapshot:
     def __init__(self, tables: _Tables) -> None:
         self._tables = tables
 
-    async def rows(self) -> AsyncIterator[tuple[int, StoredEvent]]:
+    async def rows(self, job_ids: Sequence[JobId] | None = None) -> AsyncIterator[tuple[int, StoredEvent]]:
+        wanted = None if job_ids is None else set(job_ids)
         numbered = enumerate(self._tables.rows, start=1)
         for position, row in sorted(numbered, key=lambda pair: (pair[1].job_id, pair[1].version)):
-            yield position, row
+            if wanted is None or row.job_id in wanted:
+                yield position, row
 
     async def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:
         for job_id in sorted(self._tables.states):

@@ -129,8 +129,12 @@ class StoredStep(NamedTuple):
 class Snapshot(Protocol):
     """The whole log and its projection at one moment."""
 
-    def rows(self) -> AsyncIterator[tuple[int, StoredEvent | UnreadableEvent]]:
-        """Yield position and row of every event, ordered by job and version."""
+    def rows(self, job_ids: Sequence[JobId] | None = None) -> AsyncIterator[tuple[int, StoredEvent | UnreadableEvent]]:
+        """Yield position and row of every event, ordered by job and version.
+
+        Args:
+            job_ids: Only of these jobs, some thousands at most.
+        """
         ...
 
     def states(self) -> AsyncIterator[tuple[JobId, WaitState | None]]:

@@ -34,10 +34,10 @@ def at(seconds):
     return NOON + timedelta(seconds=seconds)
 
 
-def recorded(events):
+def recorded(events, job_id=JOB):
     """Record events, each with the second at which it happened: [(0, Awaited(...)), (5, Snoozed(...))]."""
     rows = [
-        to_stored(event, job_id=JOB, version=version, recorded_at=at(seconds))
+        to_stored(event, job_id=job_id, version=version, recorded_at=at(seconds))
         for version, (seconds, event) in enumerate(events, start=1)
     ]
     return [

@@ -224,6 +224,15 @@ async def test_progress_is_told_and_ends_the_work_where_it_raises(monkeypatch):
         await ledger.stats(progress=stop)
 
 
+async def test_streams_are_read_some_at_a_time(monkeypatch):
+    from signal_ledger import ledger as ledgers
+
+    monkeypatch.setattr(ledgers, "_STREAMS_AT_ONCE", 2)
+    streams = [recorded([(0, delivered(f"s{number}"))], job_id=number) for number in range(1, 6)]
+    found = await Ledger(filled(streams), None).stats(since=at(0))
+    assert (found.events, found.streams) == (5, 5)
+
+
 async def test_all_open_waits_are_counted_page_by_page(monkeypatch):
     from signal_ledger import ledger as ledgers
     from signal_ledger.testing.bench import EmbeddedBench

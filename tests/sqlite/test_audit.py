@@ -5,6 +5,7 @@ import re
 import sqlite3
 
 import pytest
+from sqlalchemy import Engine, event
 
 from signal_ledger.codec import encode
 from signal_ledger.errors import SchemaError
@@ -239,6 +240,27 @@ async def test_a_snapshot_is_of_one_moment(bench):
         states = [state async for _, state in snapshot.states()]
     assert len([first, *rest]) == 3
     assert [state.version for state in states] == [1, 1, 1]
+
+
+async def test_figures_of_a_time_take_no_statement_for_each_job(bench):
+    asked = []
+
+    def note(_connection, _cursor, query, *_more):
+        asked.append(query)
+
+    counts = []
+    for _ in range(2):
+        await bench.signaller.send_all([await bench.insert() for _ in range(40)])
+        asked.clear()
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            found = await Ledger(bench.store, None).stats(since=bench.clock())
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        counts.append((found.streams, len(asked)))
+    [(few, statements), (more, as_many)] = counts
+    assert (few, more) == (40, 80)
+    assert statements == as_many < 20
 
 
 async def test_l5_an_instant_is_settled_once_nobody_can_write_at_it(bench, path):

@@ -6,7 +6,21 @@ from operator import itemgetter
 from typing import Any
 
 import asyncpg
-from sqlalchemy import ARRAY, BigInteger, Row, Select, Text, cast, func, literal, literal_column, select, true, tuple_
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Row,
+    Select,
+    Text,
+    any_,
+    cast,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.exc import DBAPIError
 
 from signal_ledger.cursors import cursor_place
@@ -208,9 +222,11 @@ class PostgresSnapshot:
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
 
-    async def rows(self) -> AsyncIterator[tuple[int, StoredEvent]]:
-        """Yield position and row of every event, ordered by job and version."""
+    async def rows(self, job_ids: Sequence[JobId] | None = None) -> AsyncIterator[tuple[int, StoredEvent]]:
+        """Yield position and row of every event, or of those of some jobs, ordered by job and version."""
         query = select(*event_columns).order_by(events.c.job_id, events.c.version)
+        if job_ids is not None:
+            query = query.where(events.c.job_id == any_(literal(list(job_ids), ARRAY(BigInteger))))
         async for _turn, position, *columns in self._stream(query):
             yield position, StoredEvent._make(columns)
 

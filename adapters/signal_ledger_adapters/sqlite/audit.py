@@ -192,12 +192,16 @@ class SqliteSnapshot:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def rows(self) -> AsyncIterator[tuple[int, StoredEvent | UnreadableEvent]]:
-        """Yield position and row of every event, ordered by job and version."""
+    async def rows(
+        self, job_ids: Sequence[JobId] | None = None
+    ) -> AsyncIterator[tuple[int, StoredEvent | UnreadableEvent]]:
+        """Yield position and row of every event, or of those of some jobs, ordered by job and version."""
         as_stored: list[Any] = [
             type_coerce(column, Text) if isinstance(column.type, Instant) else column for column in event_columns
         ]
         query = select(*as_stored).order_by(events.c.job_id, events.c.version)
+        if job_ids is not None:
+            query = query.where(events.c.job_id.in_(job_ids))
         driver: Any = (await self._connection.get_raw_connection()).driver_connection
         # Text that is none was never written by this library: its checksum does not fit what is read instead.
         driver.text_factory = _read_text

@@ -11,6 +11,7 @@ from signal_ledger.events import Kind
 from signal_ledger.evolve import fold
 from signal_ledger.jobs import JobState
 from signal_ledger.ledger import Ledger
+from signal_ledger.names import JobId
 from signal_ledger.plan import Plan
 from signal_ledger.ports import EventFilter
 from signal_ledger.recorded import RecordedEvent
@@ -79,6 +80,16 @@ class LogContract:
         on_default = await ledger.stats(since=begin, channel="")
         assert (on_default.delivered, on_default.timed_out, on_default.open_waits) == ({"woken": 1}, 0, {None: 1})
         assert replace(await ledger.stats(since=begin), since=None, events=12, streams=4) == found
+
+    async def test_a_snapshot_has_the_events_of_some_jobs(self, bench: Bench) -> None:
+        job_ids = [await bench.insert() for _ in range(4)]
+        for _ in range(2):
+            await bench.signaller.send_all(job_ids)
+        async with bench.store.snapshot() as snapshot:
+            everything = [row async for row in snapshot.rows()]
+            for some in (job_ids[::2], [job_ids[3]], [], [*job_ids, JobId(404)]):
+                found = [row async for row in snapshot.rows(some)]
+                assert found == [row for row in everything if row[1].job_id in some]
 
     async def test_verify_tells_how_far_it_is(self, bench: Bench) -> None:
         ledger = Ledger(bench.store, None)
