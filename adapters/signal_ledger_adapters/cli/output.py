@@ -5,8 +5,8 @@ import json
 import shutil
 import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, TextIO
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -88,16 +88,14 @@ class Output:
         begin, end = first.astimezone(zone), last.astimezone(zone)
         day = begin.date()
         is_one_day = end.date() == day
-        self.when = self._clock(words.since(first), day=day if is_one_day else None)
+        self.when = self._clock(words.since(first), day=day if is_one_day else None, is_zone_told=True)
         zones = "/".join(dict.fromkeys([str(begin.tzname()), str(end.tzname())]))
         if self._times not in _ZONES:
             return None
         return f"{day} {zones}" if is_one_day else f"times in {zones}"
 
-    def _clock(self, relative: When, *, day: date | None = None, milliseconds: bool = True) -> When:
-        if self._times not in _ZONES:
-            return relative
-        return words.clock(_ZONES[self._times], day=day, milliseconds=milliseconds)
+    def _clock(self, relative: When, **options: Any) -> When:  # noqa: ANN401 - those of `words.clock`
+        return relative if self._times not in _ZONES else words.clock(_ZONES[self._times], **options)
 
     async def rows(
         self,
