@@ -276,7 +276,7 @@ class TelemetryContract:
     async def test_a_batch_that_is_run_again_is_told(self, it, heard):
         job = await Asking.enqueue({"window": 60})
         await heard.until("awaited")
-        with self.one_batch_fails(it):
+        async with self.one_batch_fails(it):
             receipts = await asyncio.gather(*[it.engine.signal(job, number, channel="x") for number in range(10)])
         assert [receipt.outcome for receipt in receipts] == ["buffered"] * 10
         [retry] = heard.of("batch.retry")

@@ -157,7 +157,7 @@ class TracingContract:
         assert self.traces(it) == []
 
     async def test_without_the_bridge_nothing_even_looks_at_the_table(self, it, caller):
-        with self.without_the_table(it):
+        async with self.without_the_table(it):
             jobs = [await Spanning.enqueue({"channels": ["a", "b"]}) for _ in range(2)]
             for job in jobs:
                 await it.until_status(job, "snoozed")

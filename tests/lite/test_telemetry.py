@@ -21,8 +21,8 @@ class TestTelemetryOnLite(TelemetryContract):
         with contextlib.closing(sqlite3.connect(it.url.removeprefix("sqlite:///"))) as connection:
             return connection.execute(sql.format(waits="signal_ledger_waits", job_id=job_id)).fetchall()
 
-    @contextlib.contextmanager
-    def one_batch_fails(self, it):
+    @contextlib.asynccontextmanager
+    async def one_batch_fails(self, it):
         connection = it.engine._store._writing._connection
         failures = iter([ZeroDivisionError("once")])
 

@@ -31,8 +31,8 @@ class TestTracingOnLite(TracingContract):
             but_for,
         )
 
-    @contextlib.contextmanager
-    def without_the_table(self, it):
+    @contextlib.asynccontextmanager
+    async def without_the_table(self, it):
         self.sql(it, "ALTER TABLE signal_ledger_traces RENAME TO gone")
         yield
         self.sql(it, "ALTER TABLE gone RENAME TO signal_ledger_traces")

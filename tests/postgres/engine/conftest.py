@@ -25,8 +25,10 @@ class Node:
         return self.engine.ledger
 
     def sql(self, statement, *parameters):
-        """Ask the database something."""
-        return query(self.url, statement, *parameters)
+        """Ask the database something. What changes something might wait for this very event loop: see `change`."""
+        with psycopg.connect(self.url) as connection:
+            connection.read_only = True
+            return connection.execute(statement, parameters).fetchall()
 
     async def change(self, statement, *parameters):
         """Change something in it, which may have to wait for transactions of this very event loop."""

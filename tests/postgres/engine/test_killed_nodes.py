@@ -99,7 +99,7 @@ async def run_one_job(it, nursery, kind, n, account):
     met = await nursery.stop()
     if not is_completed():
         # On the queue of the node that lives.
-        it.sql("UPDATE oban_jobs SET queue = 'rescue' WHERE id = %s", job.id)
+        await it.change("UPDATE oban_jobs SET queue = 'rescue' WHERE id = %s", job.id)
         await it.oban._query.rescue_jobs(0)
         it.sql("SELECT pg_notify('public.oban_insert', %s)", json.dumps({"queue": "rescue"}))
         await eventually(third_awaited_or(it, job, is_completed))

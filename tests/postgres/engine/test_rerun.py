@@ -66,8 +66,10 @@ async def test_a_row_without_documents_is_exported_as_an_empty_one(it):
     """Oban's schema for other languages lets them be null."""
     sale = await sold(it)
     for name in ("meta", "tags", "errors", "attempted_by"):
-        it.sql(f"ALTER TABLE oban_jobs ALTER {name} DROP NOT NULL")
-    it.sql("UPDATE oban_jobs SET meta = NULL, tags = NULL, errors = NULL, attempted_by = NULL WHERE id = %s", sale.id)
+        await it.change(f"ALTER TABLE oban_jobs ALTER {name} DROP NOT NULL")
+    await it.change(
+        "UPDATE oban_jobs SET meta = NULL, tags = NULL, errors = NULL, attempted_by = NULL WHERE id = %s", sale.id
+    )
     row = (await it.ledger.export(sale)).job
     assert (row.meta, row.tags, row.errors, row.attempted_by) == ({}, (), (), ())
 

@@ -31,11 +31,11 @@ class TestTelemetryOnOban(TelemetryContract):
     def ask(self, it, sql, job_id):
         return it.sql(sql.format(waits="signal_ledger.waits", job_id=job_id))
 
-    @contextlib.contextmanager
-    def one_batch_fails(self, it):
-        it.sql(FAIL_ONCE)
+    @contextlib.asynccontextmanager
+    async def one_batch_fails(self, it):
+        await it.change(FAIL_ONCE)
         yield
-        it.sql("DROP TRIGGER fails ON signal_ledger.events")
+        await it.change("DROP TRIGGER fails ON signal_ledger.events")
 
     async def end_behind_the_librarys_back(self, it, job):
         await it.change("ALTER FUNCTION signal_ledger.close RENAME TO close_is_gone")

@@ -27,7 +27,7 @@ class TestTracingOnOban(TracingContract):
         return it.sql("SELECT * FROM signal_ledger.traces")
 
     async def let_pass_a_week(self, it, *, but_for):
-        it.sql(
+        await it.change(
             "UPDATE signal_ledger.traces SET noted_at = noted_at - interval '8 days' WHERE noted_at > "
             "(SELECT noted_at FROM signal_ledger.traces ORDER BY noted_at OFFSET %s LIMIT 1)",
             but_for - 1,
@@ -54,11 +54,11 @@ class TestTracingOnOban(TracingContract):
         await it.oban._query.reset()
         assert self.traces(it) == []
 
-    @contextlib.contextmanager
-    def without_the_table(self, it):
-        it.sql("ALTER TABLE signal_ledger.traces RENAME TO gone")
+    @contextlib.asynccontextmanager
+    async def without_the_table(self, it):
+        await it.change("ALTER TABLE signal_ledger.traces RENAME TO gone")
         yield
-        it.sql("ALTER TABLE signal_ledger.gone RENAME TO traces")
+        await it.change("ALTER TABLE signal_ledger.gone RENAME TO traces")
 
     async def upkeep(self, it):
         await eventually(lambda: len(self.traces(it)) == 1)

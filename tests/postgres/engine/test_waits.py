@@ -326,7 +326,7 @@ async def test_l7_a_damaged_payload_reaches_its_await_and_no_other(start):
     job = await Careful.enqueue()
     await it.until_status(job, "snoozed")
     # As another language may send it: the function takes what it is given.
-    it.sql(
+    await it.change(
         "SELECT outcome FROM signal_ledger.deliver(ARRAY[1], ARRAY[true], ARRAY[%s::bigint], "
         "ARRAY[gen_random_uuid()::text], ARRAY[''], ARRAY['\\x83ff'::bytea], ARRAY[repeat('0', 64)], "
         "ARRAY[NULL::text], ARRAY[''], ARRAY[NULL::text])",

@@ -87,7 +87,7 @@ async def run_short_jobs(node, interference, waiting):
     """Run jobs that wait for nothing, a few at a time, and let the others lock those, too; return how many."""
     jobs = [
         job_id
-        for [job_id] in node.sql(
+        for [job_id] in await node.change(
             "INSERT INTO oban_jobs (worker, state, max_attempts) "
             "SELECT 'tests.postgres.engine.workers.Quick', 'available', 1 FROM generate_series(1, 6) RETURNING id"
         )

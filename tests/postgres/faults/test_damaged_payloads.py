@@ -68,7 +68,7 @@ async def test_l7_forty_thousand_damaged_rows_are_read_and_named_and_reach_their
     payloads = damaged(COUNT)
     rounds = COUNT // JOBS
     eaters = await it.engine.enqueue_many(Eater.new({"count": rounds}) for _ in range(EATERS))
-    others = it.sql(
+    others = await it.change(
         "INSERT INTO oban_jobs (worker, state) SELECT 'w', 'suspended' FROM generate_series(1, %s) RETURNING id",
         JOBS - EATERS,
     )

@@ -92,8 +92,8 @@ async def test_l8_what_a_newer_library_has_written_is_left_to_it(it):
     for job, status in zip(jobs, ("snoozed", "snoozed", "live", "live"), strict=True):
         await it.until_status(job, status)
     newer, known = jobs[::2], jobs[1::2]
-    query(
-        it.url, "UPDATE signal_ledger.waits SET schema_version = 3 WHERE job_id = ANY (%s)", [job.id for job in newer]
+    await it.change(
+        "UPDATE signal_ledger.waits SET schema_version = 3 WHERE job_id = ANY (%s)", [job.id for job in newer]
     )
     for job in newer:
         with pytest.raises(NewerEventError):
@@ -104,7 +104,7 @@ async def test_l8_what_a_newer_library_has_written_is_left_to_it(it):
         for job in newer:
             await it.engine.signal(job, APPROVED, conn=connection)
     # A look, a rescue, a retry: whatever wakes them, they are put off.
-    query(it.url, "UPDATE oban_jobs SET state = 'available' WHERE id = %s", newer[0].id)
+    await it.change("UPDATE oban_jobs SET state = 'available' WHERE id = %s", newer[0].id)
     for job in known:
         await it.engine.signal(job, APPROVED)
         await it.until(job, "completed")
@@ -115,9 +115,9 @@ async def test_l8_what_a_newer_library_has_written_is_left_to_it(it):
         found = await it.oban.get_job(job.id)
         assert (found.errors, found.state in ("scheduled", "executing", "available")) == ([], True)
         assert (await it.kinds(job))[-1] in ("snoozed", "awaited")
-    query(it.url, "UPDATE signal_ledger.waits SET schema_version = 1")
+    await it.change("UPDATE signal_ledger.waits SET schema_version = 1")
     # It was put off for a minute, which is over now.
-    query(it.url, "UPDATE oban_jobs SET scheduled_at = timezone('UTC', now()) WHERE id = %s", newer[0].id)
+    await it.change("UPDATE oban_jobs SET scheduled_at = timezone('UTC', now()) WHERE id = %s", newer[0].id)
     for job in newer:
         ended = await it.until(job, "completed")
         assert ended.errors == []
@@ -128,7 +128,7 @@ async def test_old_processes_that_run_go_on_under_a_newer_schema_and_none_is_sta
     job = await it.engine.enqueue(Approval.new({"window": 0}))
     await it.until_status(job, "snoozed")
     [[version]] = query(it.url, "SELECT version FROM signal_ledger.settings")
-    query(it.url, "UPDATE signal_ledger.settings SET version = 99")
+    await it.change("UPDATE signal_ledger.settings SET version = 99")
     try:
         with pytest.raises(SchemaError, match="has version 99, this library knows 4; upgrade the library"):
             async with open_ledger(it.url):
@@ -138,7 +138,7 @@ async def test_old_processes_that_run_go_on_under_a_newer_schema_and_none_is_sta
         await it.engine.signal(job, APPROVED)
         await it.until(job, "completed")
     finally:
-        query(it.url, "UPDATE signal_ledger.settings SET version = %s", version)
+        await it.change("UPDATE signal_ledger.settings SET version = %s", version)
 
 
 def note_executions(url):
