@@ -275,7 +275,8 @@ async def migrate(
     Raises:
         SchemaError: Oban's tables are missing; or the schema is newer, belongs to another Oban, or was made with
             another ``testing``. Or the file cannot be used; the message says why.
-        ValueError: The URL is none, or names another database; or an option of PostgreSQL is given for a SQLite file.
+        ValueError: The URL is none, or names another database, or no file but a folder, say; or an option of PostgreSQL
+            is given for a SQLite file.
 
     Example:
         >>> import asyncio
@@ -301,7 +302,8 @@ async def schema_version(url: str, *, schema: str | None = None) -> "SchemaVersi
         SchemaError: It cannot be told: the file is no database, say, or the user may not read the schema.
         RuntimeError: The database could not be reached; it is a ``signal_ledger.ports.StoreUnavailableError``.
         TimeoutError: The database does not answer within 30 seconds.
-        ValueError: The URL is none, or names another database; or a schema is given for a SQLite file.
+        ValueError: The URL is none, or names another database, or no file but a folder, say; or a schema is given for a
+            SQLite file.
 
     Example:
         >>> import asyncio
@@ -370,7 +372,8 @@ def open_ledger(
         An async context manager that yields the `Ledger`.
 
     Raises:
-        ValueError: The URL is none, or there is no backend for it; or the timeout is none.
+        ValueError: The URL is none, or there is no backend for it; or the timeout is none. On entering: it names no
+            file but a folder, say.
         SchemaError: On entering: the database holds no ledger that this library can use.
         TimeoutError: On entering: the database does not answer.
 

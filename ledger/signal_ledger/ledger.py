@@ -293,7 +293,7 @@ class Ledger(CanSignal):
         """Count what an operator asks about: open waits, time to decision, time-outs, late signals.
 
         With ``since`` it reads the streams of the jobs that something was recorded of from then on; without, the whole
-        log: at one moment. Either takes memory for the decisions that it counts, some 80 bytes each, and for the ids of
+        log, at one moment. Either takes memory for the decisions that it counts, some 80 bytes each, and for the ids of
         the jobs in the first case. The open waits are those of now.
 
         Args:

@@ -99,8 +99,8 @@ def ended(process):
     return Done(process.returncode, out.decode(), err.decode())
 
 
-def interrupted(process, by=signal.SIGINT):
-    process.send_signal(by)
+def interrupted(process):
+    process.send_signal(signal.SIGINT)
     return ended(process)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 import os
 import subprocess
 import sys
@@ -85,8 +86,21 @@ def test_who_closes_standard_output_sees_nothing_and_the_work_is_done(url, form)
     assert run("schema-version", "-o", "json", url=url).status == 0
 
 
+def test_who_closes_standard_error_finds_none_of_it_in_the_answer(url):
+    run("migrate", url=url)
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *PROGRAM, "--url", url, "verify", "-o", "json"],
+        stdout=subprocess.PIPE,
+        check=False,
+        env=environment(),
+    )
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True)
+
+
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-@pytest.mark.parametrize("arguments", [["migrate"], ["schema-version"], ["waiting"], ["signal", 1, "-p", 1]])
+@pytest.mark.parametrize(
+    "arguments", [["migrate"], ["schema-version"], ["waiting"], ["doctor"], ["signal", 1, "-p", 1]]
+)
 def test_what_is_no_file_is_refused_and_not_waited_for(url, tmp_path, make, arguments):
     make(tmp_path / "signals.db")
     done = run(*arguments, url=url)

@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
-import pytest
 
 from signal_ledger import open_ledger
 from tests.cli.program import ended, interrupted, run, started
@@ -49,23 +48,15 @@ def wait_for_waiting(url):
     asyncio.run(eventually(lambda: waiting_backends(url)))
 
 
-# Of SIGTERM it dies in the end, as who sent it expects.
-BY = pytest.mark.parametrize(("by", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-
-
-@BY
-def test_a_signal_that_is_under_way_on_a_server_is_finished_when_it_is_interrupted(own_database, by, status):
+def test_a_signal_that_is_under_way_on_a_server_is_finished_when_it_is_interrupted(own_database):
     job_id, url = own_database.jobs["parcel"], own_database.url
     with started("signal", job_id, "-p", PAYLOAD, url=url) as process:
         with held(url, job_id):
             wait_for_waiting(url)
-            process.send_signal(by)
+            process.send_signal(signal.SIGINT)
             assert process.stderr.readline() == b"finishing what has begun\n"
-            if by is signal.SIGTERM:
-                # As from who sends it to the process and to its group.
-                process.send_signal(by)
         done = ended(process)
-    assert (done.status, done.err, done.jsonl[0]["outcome"]) == (status, "", "buffered")
+    assert (done.status, done.err, done.jsonl[0]["outcome"]) == (130, "", "buffered")
     assert sent(own_database) == 1
 
 
@@ -138,24 +129,21 @@ def test_what_follows_from_the_end_shows_nothing_that_was_before(own_file):
     assert row["channel"] == "counted"
 
 
-@BY
-def test_an_array_that_is_followed_is_closed_in_the_end(own_file, by, status):
+def test_an_array_that_is_followed_is_closed_in_the_end(own_file):
     with started("tail", "-f", "-n", "1", "-o", "json", url=own_file.url, bufsize=0) as process:
         shown = process.stdout.readline()
-        done = interrupted(process, by)
-    assert (done.status, len(json.loads(shown.decode() + done.out))) == (status, 1)
+        done = interrupted(process)
+    assert (done.status, len(json.loads(shown.decode() + done.out))) == (130, 1)
 
 
-@BY
-def test_an_interrupted_export_leaves_no_file(own_database, tmp_path, by, status):
+def test_an_interrupted_export_leaves_no_file(own_database, tmp_path):
     with psycopg.connect(own_database.url) as other:
         other.execute("LOCK TABLE signal_ledger.events")
         with started("export", "--to", tmp_path / "log", url=own_database.url) as process:
             wait_for_waiting(own_database.url)
             assert [each.name[:5] for each in tmp_path.iterdir()] == [".log."]
-            done = interrupted(process, by)
-    told = "signal-ledger: interrupted\n" if by is signal.SIGINT else ""
-    assert (done.status, done.out, done.err) == (status, "", told)
+            done = interrupted(process)
+    assert (done.status, done.out, done.err) == (130, "", "signal-ledger: interrupted\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from signal_ledger.causes import Cause
 from signal_ledger.errors import SchemaError
 from signal_ledger.events import Awaited, Consumed, Delivered, Snoozed, TimedOut
 from signal_ledger.ledger import Ledger
-from signal_ledger.memory import MemoryStore, MemoryUnit
+from signal_ledger.memory import MemorySnapshot, MemoryStore, MemoryUnit
 from signal_ledger.names import JobId
 from signal_ledger.ports import UnreadableEvent, WaitingJob
 from signal_ledger.stats import COUNTED, Durations, Tally, to_recorded
@@ -227,10 +227,18 @@ async def test_progress_is_told_and_ends_the_work_where_it_raises(monkeypatch):
 async def test_streams_are_read_some_at_a_time(monkeypatch):
     from signal_ledger import ledger as ledgers
 
+    asked = []
+
+    def rows(snapshot, job_ids=None):
+        asked.append(job_ids)
+        return its_rows(snapshot, job_ids)
+
+    its_rows = MemorySnapshot.rows
+    monkeypatch.setattr(MemorySnapshot, "rows", rows)
     monkeypatch.setattr(ledgers, "_STREAMS_AT_ONCE", 2)
     streams = [recorded([(0, delivered(f"s{number}"))], job_id=number) for number in range(1, 6)]
     found = await Ledger(filled(streams), None).stats(since=at(0))
-    assert (found.events, found.streams) == (5, 5)
+    assert (found.events, found.streams, asked) == (5, 5, [(1, 2), (3, 4), (5,)])
 
 
 async def test_all_open_waits_are_counted_page_by_page(monkeypatch):

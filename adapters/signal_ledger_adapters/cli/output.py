@@ -88,7 +88,7 @@ class Output:
         begin, end = first.astimezone(zone), last.astimezone(zone)
         day = begin.date()
         is_one_day = end.date() == day
-        self.when = self._clock(words.since(first), day=day if is_one_day else None, is_zone_told=True)
+        self.when = self._clock(words.since(first), day=day if is_one_day else None)
         zones = "/".join(dict.fromkeys([str(begin.tzname()), str(end.tzname())]))
         if self._times not in _ZONES:
             return None

@@ -111,6 +111,8 @@ def program(context: click.Context) -> None:
 
 def main() -> Any:  # noqa: ANN401 - click ends the program
     """Run the program."""
-    # Closed by who calls it, as by `>&-`: Python has None there then. Nobody wants to see it.
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    # Of what is closed, as by `>&-`, Python has None. Nobody wants to see it.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     return program(prog_name=PROGRAM, auto_envvar_prefix=None)

@@ -5,7 +5,6 @@ import contextlib
 import io
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Generator
@@ -32,11 +31,10 @@ class Command(click.Command):
             # As on standard error: what the encoding of a terminal lacks is written out, and ends nothing half-way.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            with _ended_in_order():
-                status = super().invoke(ctx)
-                if iscoroutine(status):
-                    status = asyncio.run(status)
-                sys.stdout.flush()
+            status = super().invoke(ctx)
+            if iscoroutine(status):
+                status = asyncio.run(status)
+            sys.stdout.flush()
         except (click.ClickException, click.exceptions.Exit):
             raise
         except BrokenPipeError:
@@ -52,31 +50,6 @@ class Command(click.Command):
             else:
                 status = _tell(failure)
         ctx.exit(Exit.OK if status is None else status)
-
-
-@contextmanager
-def _ended_in_order() -> Generator[None, None, None]:
-    """Treat SIGTERM, which stops a service or a container, as Ctrl-C; and die of it when all is in order."""
-    is_terminated = False
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        nonlocal is_terminated
-        # Once: some send it to the process and to its group, and who is in a hurry sends SIGKILL.
-        if not is_terminated:
-            is_terminated = True
-            signal.raise_signal(signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGTERM)
-    if before is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if is_terminated:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-            signal.raise_signal(signal.SIGTERM)
 
 
 def _tell(failure: Failure) -> Exit:

@@ -30,29 +30,27 @@ def duration(seconds: float) -> str:
     raise AssertionError(seconds)
 
 
-def clock(
-    zone: tzinfo | None, *, day: date | None = None, milliseconds: bool = True, is_zone_told: bool = False
-) -> When:
+def clock(zone: tzinfo | None, *, day: date | None = None, milliseconds: bool = True) -> When:
     """Return what tells an instant by the clock of a time zone.
+
+    With its date it can be typed as it is told: UTC is marked, since what has no zone is local.
 
     Args:
         zone: The time zone; None is the local one.
         day: A day of which the date is left out.
         milliseconds: Whether to tell them.
-        is_zone_told: Whether the zone is told elsewhere. If not, UTC is marked: an instant without a zone is a local
-            one, also where it is typed.
 
     >>> from datetime import UTC
     >>> clock(UTC)(datetime(2026, 11, 23, 12, 30, 0, 5000, tzinfo=UTC))
     '2026-11-23 12:30:00.005Z'
     """
-    mark = "Z" if zone is UTC and not is_zone_told else ""
 
     def tell(instant: datetime) -> str:
         there = instant.astimezone(zone)
-        date_part = "" if there.date() == day else f"{there:%Y-%m-%d} "
-        fraction = f".{there.microsecond // 1000:03}" if milliseconds else ""
-        return f"{date_part}{there:%H:%M:%S}{fraction}{mark}"
+        time = f"{there:%H:%M:%S}" + (f".{there.microsecond // 1000:03}" if milliseconds else "")
+        if there.date() == day:
+            return time
+        return f"{there:%Y-%m-%d} {time}" + ("Z" if zone is UTC else "")
 
     return tell
 

@@ -33,8 +33,8 @@ def examine(url: str, *, schema: str | None = None, timeout_s: float = TIMEOUT_S
         The checks that apply, as they are done. Close it (`contextlib.aclosing`) if you do not take all of them.
 
     Raises:
-        ValueError: The URL is none, or names another database; the schema can be none, or is given for a SQLite file;
-            or the timeout is none.
+        ValueError: The URL is none, or names another database, or no file but a folder, say; the schema can be none, or
+            is given for a SQLite file; or the timeout is none.
     """
     limit_s = to_seconds("timeout_s", timeout_s)
     if is_sqlite(url):

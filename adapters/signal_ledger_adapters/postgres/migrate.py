@@ -22,7 +22,7 @@ from signal_ledger_adapters.postgres.installed import (
     rights_required,
     settings_in,
 )
-from signal_ledger_adapters.postgres.new_indexes import make_indexes
+from signal_ledger_adapters.postgres.new_indexes import GIVE_WAY_S, make_indexes
 from signal_ledger_adapters.postgres.schema import Names, functions_digest, functions_sql, literal, migrations
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 _DEADLOCKS_MAX = 10
 
 _LOCK_TIMEOUT_S = 1
-_GIVE_WAY_S = 1.0
 
 # The schema may have been made by somebody who has more rights.
 _REGISTER = """
@@ -123,7 +122,7 @@ async def migrate(url: URL, names: Names, *, testing: bool = False) -> int:
             except asyncpg.LockNotAvailableError:
                 # Who waits for a lock on Oban's table holds up all who come after, so it gives way to them.
                 logger.warning("the migration waits for a transaction that has written to Oban's table")
-                await asyncio.sleep(_GIVE_WAY_S)
+                await asyncio.sleep(GIVE_WAY_S)
     finally:
         await dispose(engine)
 

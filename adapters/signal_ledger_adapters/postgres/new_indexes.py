@@ -15,7 +15,8 @@ from signal_ledger_adapters.postgres.schema import Index, Names, migrations
 
 logger = logging.getLogger(__name__)
 
-_GIVE_WAY_S = 1.0
+GIVE_WAY_S = 1.0
+"""A migration that finds others in its way tries again after so long."""
 
 
 async def make_indexes(engine: AsyncEngine, names: Names, *, testing: bool) -> None:
@@ -62,7 +63,7 @@ async def _alone(engine: AsyncEngine) -> AsyncGenerator[None, None]:
             if not is_told:
                 logger.info("another migration makes the indexes; waiting for it")
                 is_told = True
-            await asyncio.sleep(_GIVE_WAY_S)
+            await asyncio.sleep(GIVE_WAY_S)
 
 
 async def _make_index(driver: asyncpg.Connection, names: Names, index: Index) -> None:
