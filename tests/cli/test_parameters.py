@@ -102,7 +102,7 @@ def test_instants_are_told_beside_one_another():
     assert words.beside(now)(now) == "0 s ago"
     assert words.since(now)(now - timedelta(seconds=1.5)) == "-1.5 s"
     assert words.clock(UTC, day=now.date())(now) == "12:00:00.000"
-    assert words.clock(UTC, day=now.date(), milliseconds=False)(now + timedelta(days=1)) == "2026-11-24 12:00:00"
+    assert words.clock(UTC, day=now.date(), milliseconds=False)(now + timedelta(days=1)) == "2026-11-24 12:00:00Z"
 
 
 # Jobs, payloads and kinds

@@ -50,6 +50,10 @@ class Node:
 
         await eventually(there, what=f"job {job.id} is {status}")
 
+    async def until_it_listens(self):
+        """Wait until the node is told of cancels; what comes before is lost."""
+        await self.oban._notifier.listen("signal", lambda *_: None, wait=True, timeout=30)
+
     async def kinds(self, job):
         return [recorded.kind.value for recorded in await self.ledger.history(job.id)]
 

@@ -41,18 +41,19 @@ async def test_w12_a_live_wait_notices_its_cancel_at_once(start, monkeypatch):
     """Not only when live waits are looked after."""
     monkeypatch.setattr(watch, "LOOK_EVERY_S", 1000)
     it = await start()
-    job = await Approval.enqueue({"window": 60})
+    job = await Approval.enqueue({"window": 1000})
     await it.until_status(job, "live")
+    await it.until_it_listens()
     await it.engine.cancel_job(job)
     await it.until(job, "cancelled")
 
 
 async def test_w12_a_cancel_that_the_database_could_not_note_still_ends_a_live_wait(it):
     await it.change("DROP TRIGGER signal_ledger_cancel_requested ON oban_jobs")
-    job = await Approval.enqueue({"window": 60})
+    job = await Approval.enqueue({"window": 1000})
     await it.until_status(job, "live")
-    # Only the hint tells of this cancel: it must be listened for.
-    await it.oban._notifier.listen("signal", lambda *_: None, wait=True, timeout=30)
+    # Only the hint tells of this cancel.
+    await it.until_it_listens()
     await it.engine.cancel_job(job)
     await it.until(job, "cancelled")
 
