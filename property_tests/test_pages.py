@@ -18,10 +18,10 @@ from signal_ledger.wait_state import WaitState
 from signal_ledger_adapters.sqlite.rows import event_columns
 from signal_ledger_adapters.sqlite.statements import statement
 from signal_ledger_adapters.sqlite.store import SqliteStore
+from tests.effort import play_until_met
 from tests.logs import MIXTURES, ask, rows_of
 
 QUESTIONS = 20
-ROUNDS_MAX = 5
 
 
 def clock():
@@ -58,11 +58,7 @@ def test_l4_every_question_is_answered_as_by_a_look_at_every_event(made, monkeyp
         asyncio.run(answers(made, mixture, data, reached))
 
     # Few examples may all be of short logs.
-    for _ in range(ROUNDS_MAX):
-        check()
-        if reached["answered"] and reached["in several pages"]:
-            return
-    raise AssertionError(f"questions that meet nothing prove little: {reached}")
+    play_until_met(check, ("answered", "in several pages"), reached)
 
 
 async def answers(made, mixture, data, reached):

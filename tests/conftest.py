@@ -1,5 +1,6 @@
 """Fixtures of all tests. Nothing here is a stand-in: stores are real, files are files."""
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -32,6 +33,11 @@ def pytest_configure():
 def faketime():
     """A library that fakes the clocks of processes; skips where there is none."""
     require_program("faketime", "faketime")
+    # Of a process that was killed, or crashed with its server: a later one with the same number could not begin.
+    for left in Path("/dev/shm").glob("*faketime_s*_*"):
+        if not Path("/proc", left.name.rpartition("_")[2]).exists():
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def pytest_terminal_summary(terminalreporter, config):

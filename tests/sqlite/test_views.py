@@ -5,6 +5,7 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from oban import Cancel, worker
@@ -17,12 +18,10 @@ from signal_ledger.testing.comparing import play
 from signal_ledger.testing.flow_machine import FlowMachine
 from signal_ledger.testing.machine import LedgerMachine
 from tests.core.given import a_plan
-from tests.effort import histories
+from tests.effort import histories, play_until_met
 from tests.eventually import eventually
 from tests.transactions import sqlite_transaction
 from tests.view_answers import PREFIX, VIEWS, check_views, rows_of
-
-ROUNDS_MAX = 5
 
 SECRET = "a payload that nobody may see"
 
@@ -188,12 +187,7 @@ class ViewsOfWorkflows(ViewsAgree, FlowMachine):
 )
 def test_views_show_what_the_library_answers_after_any_history(machine, cases):
     ViewsAgree.met.clear()
-    # Few histories may all be without one of the cases.
-    for _ in range(ROUNDS_MAX):
-        play(machine, settings=histories(30, 40), complete=False)
-        if all(ViewsAgree.met[case] for case in cases):
-            return
-    raise AssertionError(f"histories that never met {cases} prove little: {ViewsAgree.met}")
+    play_until_met(partial(play, machine, settings=histories(30, 40), complete=False), cases, ViewsAgree.met)
 
 
 async def test_a_row_says_whose_job_it_is_as_long_as_the_job_is_there(path, story):

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections import Counter
 
 from oban import Oban, Record, worker
@@ -116,6 +117,8 @@ def main():
                 count_suspensions((kind, int(number)))
                 asyncio.run(live(sys.argv[1]))
                 status = 0
+            except BaseException:
+                say(failed=traceback.format_exc())
             finally:
                 os._exit(status)
         _, status = os.waitpid(pid, 0)

@@ -69,7 +69,7 @@ class Nursery:
         self._process.stdin.write(b"stop\n")
         await eventually(lambda: self.has_ended)
         met = self._said.get("met")
-        assert self._said["ended_with"] == (-signal.SIGKILL if met is None else 0)
+        assert self._said["ended_with"] == (-signal.SIGKILL if met is None else 0), self._said.get("failed")
         return met
 
 
