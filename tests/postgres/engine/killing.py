@@ -26,6 +26,7 @@ from tests.faults.nursery import read_line
 MET = Counter()
 
 _OF_LANES = {"_take_batch": "take", "_deliver_batch": "deliver", "_relay_batch": "relay", "_ask": "upkeep"}
+STOP = "stop\n"
 KINDS = ("execution", "acknowledgement", *_OF_LANES.values())
 
 
@@ -94,7 +95,8 @@ async def live(url):
         oban = Oban(pool=pool, queues={"default": 2}, stager={"interval": 0.1}, node=f"node {os.getpid()}")
         async with attach(oban):
             say(running=True)
-            await asyncio.to_thread(read_line)
+            # In one piece: of what a node has read when it is killed, its nursery would take the rest for an order.
+            await asyncio.to_thread(os.read, 0, len(STOP))
             met = dict(MET)
     say(met=met)
 
@@ -107,7 +109,7 @@ def main():
     say(ready=True)
     while line := read_line():
         kind, _, number = line.partition(" ")
-        if kind == "stop\n":
+        if line == STOP:
             # Meant for a child that was dead already.
             continue
         pid = os.fork()

@@ -13,7 +13,7 @@ from oban._recorded import decode_recorded
 
 from tests.eventually import eventually
 from tests.fault_figures import Account
-from tests.postgres.engine.killing import KINDS, Four
+from tests.postgres.engine.killing import KINDS, STOP, Four
 
 NEVER = 10**9
 
@@ -66,7 +66,7 @@ class Nursery:
 
     async def stop(self):
         """Let it end; return how many suspensions it has met, None if it was killed."""
-        self._process.stdin.write(b"stop\n")
+        self._process.stdin.write(STOP.encode())
         await eventually(lambda: self.has_ended)
         met = self._said.get("met")
         assert self._said["ended_with"] == (-signal.SIGKILL if met is None else 0), self._said.get("failed")
