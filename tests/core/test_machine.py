@@ -56,6 +56,15 @@ def test_steps_are_played_by_hand():
         machine.execute(place=place)
         machine.finish(place=0, outcome=JobState.RETRYABLE, is_zombie=False)
     assert [one.state for one in machine._steps()] == ["retryable", "completed", "discarded"]
+    # None is held, and nothing happens.
+    machine.send(place=0, is_held=True)
+    machine.operate_on_held(place=0, deed="retry")
+    for deed in ("retry", "cancel", "delete"):
+        machine.operate_on_ended(place=0, deed=deed)
+        machine.operate(place=0, deed=deed)
+    machine.retry_workflow()
+    for fault in ("crash", "rescue", "rebuild", "prune"):
+        machine.disturb(fault=fault)
     machine.teardown()
 
 

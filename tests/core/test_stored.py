@@ -152,6 +152,10 @@ def test_l7_the_byte_form_cannot_be_shifted_between_columns():
 def test_l7_text_counts_in_bytes():
     row = to_stored(EVENTS[Kind.DELIVERED], job_id=JOB, version=4, recorded_at=at(1))
     assert "5:grün,".encode() in byte_form(row)
+    long = dataclasses.replace(EVENTS[Kind.DELIVERED], source="ü" * 200)
+    row = to_stored(long, job_id=JOB, version=4, recorded_at=at(1))
+    assert b"400:" in byte_form(row)
+    assert row.checksum == checksum(row)
 
 
 def test_l8_a_newer_event_is_not_guessed_about():
