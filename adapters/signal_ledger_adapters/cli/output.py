@@ -5,8 +5,8 @@ import json
 import shutil
 import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -94,8 +94,10 @@ class Output:
             return None
         return f"{day} {zones}" if is_one_day else f"times in {zones}"
 
-    def _clock(self, relative: When, **options: Any) -> When:  # noqa: ANN401 - those of `words.clock`
-        return relative if self._times not in _ZONES else words.clock(_ZONES[self._times], **options)
+    def _clock(self, relative: When, *, day: date | None = None, milliseconds: bool = True) -> When:
+        if self._times not in _ZONES:
+            return relative
+        return words.clock(_ZONES[self._times], day=day, milliseconds=milliseconds)
 
     async def rows(
         self,
